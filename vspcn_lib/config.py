@@ -1,0 +1,228 @@
+"""Every setting of a run as one frozen dataclass tree, with the reason beside each default."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message names the field and what is allowed."""
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise `ConfigError` unless low <= value <= high and value is finite."""
+    if not math.isfinite(value) or not low <= value <= high:
+        raise ConfigError(f"{name} = {value} is out of range: choose a value in [{low}, {high}]")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read: the benchmark, the image size and the attribute vectors."""
+
+    benchmark: str = "birdlets"
+    """birdlets, cub100, cub, sun, awa2, or the path of a folder benchmark"""
+    root: str = ""
+    """where the benchmark lies; empty: $VSPCN_DATA, else ./data"""
+    size: int = 112
+    """image side in pixels, a multiple of the ViT's patch"""
+    images_per_class: int = 0
+    """use at most this many training images of each class (0: all); test images are never thinned"""
+    vectors: str = "glove-50"
+    """glove-50, glove-300, sentence, or a file in word2vec format"""
+
+    def __post_init__(self) -> None:
+        check_range("data.size", self.size, 16, 2048)
+        check_range("data.images_per_class", self.images_per_class, 0, 10**9)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The frozen ViT and what is put into it (design symbols in brackets)."""
+
+    backbone: str = "packaged:vit-s14"
+    """packaged:vit-s14 (no model hub needed), a timm name (weights from the hub), or NAME@FILE.safetensors"""
+    visual_prompts: int = 8
+    """[P_v] 8 and 8: the counts of the first working prototype; 0 switches the visual side off"""
+    semantic_prompts: int = 8
+    """[P_s] 0 switches the semantic side off"""
+    weak: bool = True
+    """weak fusion at the input (WVPF, WSPF)"""
+    strong: bool = True
+    """strong fusion before each deep block (SVPF, SSPF)"""
+    adapter: bool = True
+    """per-image semantic adapter; without it SSPF reads S^0 in every block"""
+    first_strong_block: int = 7
+    """[l0 + 1] 1-based; the paper keeps blocks 1..6 shallow"""
+    alpha_v: float = 0.05
+    """[a_v] weight of the *attention* in SVPF; 0.05 means 95 % learned bias (the formula, not the prose)"""
+    alpha_s: float = 0.8
+    """[a_s] weight of the attention in SSPF"""
+    alpha_a: float = 0.1
+    """[a_a] how much of an attribute token is rewritten by the image, a block"""
+    embedding: Literal["visual-to-semantic", "semantic-to-visual"] = "visual-to-semantic"
+    """where image and prototype meet: in attribute space, or in the ViT's feature space"""
+    scale: float = 20.0
+    """cosine scores x 20: the reference linear head's value, a softmax temperature of 0.05"""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha_v", "alpha_s", "alpha_a"):
+            check_range(f"model.{name}", getattr(self, name), 0.0, 1.0)
+        check_range("model.visual_prompts", self.visual_prompts, 0, 512)
+        check_range("model.semantic_prompts", self.semantic_prompts, 0, 512)
+        check_range("model.first_strong_block", self.first_strong_block, 1, 1000)
+        check_range("model.scale", self.scale, 1e-3, 1e3)
+
+    @property
+    def prompted(self) -> bool:
+        """Whether anything at all is put into the ViT; otherwise its features can be computed once."""
+        return self.visual_prompts + self.semantic_prompts > 0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss parts (design: L_BASE + lambda_CED L_CED + lambda_SKD L_SKD)."""
+
+    gamma: float = 0.1
+    """weight of L_AR; the MSE is summed over attributes of unit-norm prototypes, so it is O(1)"""
+    lambda_ced: float = 0.3
+    """weight of L_CED, prototype's value; the paper gives none"""
+    lambda_skd: float = 0.9
+    """weight of L_SKD, the paper's value for CUB (0.35 for SUN)"""
+    eta1: float = 1.0
+    """JSD inside L_SKD"""
+    eta2: float = 1.0
+    """distance inside L_SKD"""
+    eps: float = 1.0
+    """keeps L_CED finite where the two distributions agree (KL = 0)"""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "lambda_ced", "lambda_skd", "eta1", "eta2"):
+            check_range(f"loss.{name}", getattr(self, name), 0.0, 1e3)
+        check_range("loss.eps", self.eps, 1e-8, 1e3)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how fast, how repeatable."""
+
+    epochs: int = 6
+    """upper bound; the epoch kept is the best on validation classes"""
+    batch_size: int = 32
+    lr: float = 1e-3
+    """peak of a one-cycle schedule (paper: Adam, 1e-3)"""
+    weight_decay: float = 1e-4
+    """the paper's"""
+    clip: float = 1.0
+    """gradient norm; log-ratio losses give rare spikes"""
+    accumulate: int = 1
+    """batches to one optimiser step"""
+    augment: bool = True
+    """random resized crop, flip, colour jitter; ignored for the linear head on frozen features"""
+    seed: int = 0
+    held_out: float = 0.2
+    """share of the remaining training classes' images kept for selection (validation 'seen')"""
+    precision: Literal["no", "bf16"] = "no"
+    """bf16 on hardware that has it"""
+
+    def __post_init__(self) -> None:
+        check_range("train.epochs", self.epochs, 1, 10000)
+        check_range("train.batch_size", self.batch_size, 2, 65536)
+        check_range("train.lr", self.lr, 1e-8, 10.0)
+        check_range("train.weight_decay", self.weight_decay, 0.0, 10.0)
+        check_range("train.clip", self.clip, 1e-6, 1e6)
+        check_range("train.accumulate", self.accumulate, 1, 1024)
+        check_range("train.held_out", self.held_out, 0.05, 0.5)
+        check_range("train.seed", self.seed, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def check_patch(self, patch: int, blocks: int) -> None:
+        """Raise `ConfigError` where the image size or the first strong block does not fit the backbone."""
+        if self.data.size % patch:
+            low = self.data.size // patch * patch or patch
+            raise ConfigError(f"data.size = {self.data.size} is not a multiple of the patch of {patch} px: "
+                              f"choose {low} or {low + patch}")
+        check_range("model.first_strong_block", self.model.first_strong_block, 1, blocks)
+
+
+_HUB = {"backbone": "vit_base_patch16_224.augreg_in1k"}  # the paper's ViT-B/16, ImageNet-1k
+_LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
+           "loss": {"lambda_ced": 0.0, "lambda_skd": 0.0, "gamma": 0.0},
+           "train": {"epochs": 30, "batch_size": 64, "weight_decay": 0.0, "augment": False}}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "train": {"epochs": 4}},
+    "cub100": {"data": {"benchmark": "cub100", "size": 224}},
+    "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}},
+    "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB,
+            "train": {"epochs": 20}},
+    "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, "model": _HUB,
+            "loss": {"lambda_skd": 0.35}, "train": {"epochs": 20}},
+    "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, "model": _HUB,
+             "train": {"epochs": 20}},
+}
+
+
+def preset(name: str) -> Config:
+    """The named preset; `NAME-linear` is the linear head on frozen features for the same data.
+
+    Raises `ConfigError` for an unknown name, with the nearest known one.
+    """
+    base = name.removesuffix("-linear")
+    if base not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"unknown preset '{name}': did you mean '{near}'? known: {', '.join(PRESETS)}, "
+                          "each also with -linear")
+    config = update(Config(), PRESETS[base])
+    return update(config, _LINEAR) if base != name else config
+
+
+def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
+    """`config` with `changes` ({"model": {"alpha_v": 0.1}, ...}) applied; unknown keys raise `ConfigError`."""
+    known = {f.name: f.name for f in dataclasses.fields(Config)}
+    for group, values in changes.items():
+        if group not in known:
+            raise ConfigError(f"unknown group '{group}': known are {', '.join(known)}")
+        part = getattr(config, group)
+        hints = typing.get_type_hints(type(part))
+        for key, value in values.items():
+            if key not in hints:
+                near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
+                raise ConfigError(f"unknown field '{group}.{key}': did you mean '{group}.{near}'?")
+            _check_type(f"{group}.{key}", value, hints[key])
+        config = replace(config, **{group: replace(part, **values)})
+    return config
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(typing.get_args(hint))}")
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return
+    elif type(value) is not hint:
+        raise ConfigError(f"{name} = {value!r} must be {hint.__name__}")
+
+
+def as_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The config as nested plain values, for JSON records."""
+    return dataclasses.asdict(config)
+
+
+def data_root(config: DataConfig) -> Path | None:
+    """The folder the user named, or None for the default search."""
+    return Path(config.root).expanduser() if config.root else None
