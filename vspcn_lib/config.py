@@ -192,7 +192,7 @@ def preset(name: str) -> Config:
 
 
 def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
-    """`config` with `changes` ({"model": {"alpha_v": 0.1}, ...}) applied; unknown keys raise `ConfigError`."""
+    """`config` with `changes` ({"model": {"alpha_v": 0.1}}) applied; unknown keys raise `ConfigError`."""
     known = {f.name: f.name for f in dataclasses.fields(Config)}
     for group, values in changes.items():
         if group not in known:

@@ -112,4 +112,4 @@ def best_tau(sweep: pd.DataFrame) -> float:
 def ausuc(scores: Any, labels: Any, unseen: Any) -> float:
     """Area under the seen-unseen curve over all tau, in [0, 1] (trapezoids over the exact sweep)."""
     sweep = tau_sweep(scores, labels, unseen)
-    return float(np.trapezoid(sweep["S"].to_numpy()[::-1], sweep["U"].to_numpy()[::-1]) * -1e-4)
+    return float(np.trapezoid(sweep["S"].to_numpy(), sweep["U"].to_numpy()) * 1e-4)

@@ -1,0 +1,154 @@
+"""VSPCN: a frozen ViT, prompts that fuse with image and attributes, and heads that meet class prototypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vspcn_lib.backbone import FrozenViT, TokenLayout
+from vspcn_lib.config import ModelConfig
+from vspcn_lib.fusion import SemanticAdapter, StrongPromptFusion, WeakPromptFusion
+
+
+@dataclass(frozen=True)
+class VSPCNOutput:
+    """What a forward pass returns, each by stream: cls, visual, semantic (those that exist)."""
+
+    features: dict[str, Tensor]
+    """[B,D] after the ViT's last norm: the cls token, the mean visual and the mean semantic prompt"""
+    embedded: dict[str, Tensor]
+    """[B,E] of unit length, in the space where prototypes live"""
+
+
+class Heads(nn.Module):
+    """embed(f) for each stream and the prototypes, in one space (design section 1, heads).
+
+    visual-to-semantic: embed(f) = W_s standardise(f) in R^K, prototypes = attribute rows.
+    semantic-to-visual: embed(f) = standardise(f) in R^D, prototypes = Linear(K->D)(attribute row).
+    Both sides have unit length, so scores are scale x cosine.
+    """
+
+    def __init__(self, dim: int, attributes: int, streams: list[str], config: ModelConfig) -> None:
+        super().__init__()
+        self.scale = config.scale
+        # Statistics of training images only. Without standardising the head underfits at lr 1e-3: a few
+        # channels of a frozen ViT are far larger than the rest.
+        self.standardise = nn.ModuleDict({s: nn.BatchNorm1d(dim, affine=False) for s in streams})
+        to_semantic = config.embedding == "visual-to-semantic"
+        self.embed = nn.ModuleDict({s: nn.Linear(dim, attributes) if to_semantic else nn.Identity()
+                                    for s in streams})
+        self.prototype = nn.Identity() if to_semantic else nn.Linear(attributes, dim)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features [B,D] by stream to unit embeddings [B,E] by stream."""
+        return {s: F.normalize(self.embed[s](self.standardise[s](f)), dim=-1) for s, f in features.items()}
+
+    def prototypes(self, attributes: Tensor) -> Tensor:
+        """Class attribute rows [C,K] to unit prototypes [C,E]."""
+        return F.normalize(self.prototype(F.normalize(attributes, dim=-1)), dim=-1)
+
+    def scores(self, embedded: dict[str, Tensor], prototypes: Tensor) -> dict[str, Tensor]:
+        """scale x cosine [B,C] by stream, of embeddings [B,E] with `prototypes` [C,E]."""
+        return {s: self.scale * e @ prototypes.T for s, e in embedded.items()}
+
+
+class VSPCN(nn.Module):
+    """Images [B,3,H,W] to a `VSPCNOutput`; trains prompts, fusion, adapter and heads, never the ViT.
+
+    `word_vectors` [K,G] are the attribute phrases' vectors; the class attributes come in only through
+    `heads.prototypes`, so that unseen prototypes are named where they are used. With no prompts the tokens
+    are timm's to the bit.
+    """
+
+    def __init__(self, backbone: FrozenViT, word_vectors: Tensor, config: ModelConfig) -> None:
+        super().__init__()
+        self.backbone, self.config = backbone, config
+        dim, attributes = backbone.dim, word_vectors.shape[0]
+        visual, semantic = config.visual_prompts, config.semantic_prompts
+        self.layout = TokenLayout(backbone.prefix, visual, semantic, backbone.patches)
+        self.first_strong = config.first_strong_block - 1
+        deep = len(backbone.blocks) - self.first_strong
+        streams = ["cls"] + ["visual"] * bool(visual) + ["semantic"] * bool(semantic)
+        self.heads = Heads(dim, attributes, streams, config)
+        if visual:
+            self.visual_prompts = nn.Parameter(_prompts(visual, dim))
+            self.weak_visual = WeakPromptFusion(dim) if config.weak else None
+            self.strong_visual = nn.ModuleList(
+                StrongPromptFusion(dim, visual, backbone.patches, config.alpha_v)
+                for _ in range(deep if config.strong else 0))
+        if semantic:
+            self.semantic_prompts = nn.Parameter(_prompts(semantic, dim))
+            if config.weak or config.strong:
+                self.register_buffer("word_vectors", word_vectors.float(), persistent=False)
+                self.attribute_tokens = nn.Linear(word_vectors.shape[1], dim)  # S^0
+            self.weak_semantic = WeakPromptFusion(dim) if config.weak else None
+            self.strong_semantic = nn.ModuleList(
+                StrongPromptFusion(dim, semantic, attributes, config.alpha_s)
+                for _ in range(deep if config.strong else 0))
+            self.adapters = nn.ModuleList(SemanticAdapter(dim, config.alpha_a) for _ in self.strong_semantic
+                                          if config.adapter)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter that trains, by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: trained weights and the standardisation statistics, not the ViT."""
+        return {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """The final, normed sequence [B,T,D] in the order of `layout`."""
+        tokens = self.backbone.embed(images)
+        if not self.config.prompted:
+            return self.backbone.final_norm(self.backbone.blocks(tokens))
+        prefix, patches = tokens[:, :self.layout.prefix], tokens[:, self.layout.prefix:]
+        visual = semantic = tokens[:, :0]
+        attributes = None
+        if self.layout.visual:
+            visual = self.visual_prompts.expand(len(images), -1, -1)
+            if self.weak_visual is not None:
+                visual = self.weak_visual(visual, tokens)  # F^0: all image tokens
+        if self.layout.semantic:
+            # Equal for every image until an adapter reads the patches, so kept at batch 1 until then.
+            semantic = self.semantic_prompts.expand(1, -1, -1)
+            if hasattr(self, "attribute_tokens"):
+                attributes = self.attribute_tokens(self.word_vectors).unsqueeze(0)
+            if self.weak_semantic is not None:
+                semantic = self.weak_semantic(semantic, attributes)
+            semantic = semantic.expand(len(images), -1, -1)
+        tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
+        for i, block in enumerate(self.backbone.blocks):
+            deep = i - self.first_strong
+            if deep >= 0 and self.config.strong:
+                prefix, visual, semantic, patches = self.layout.split(tokens)
+                if self.layout.visual:
+                    visual = self.strong_visual[deep](visual, patches)
+                if self.layout.semantic:
+                    if self.config.adapter:
+                        attributes = self.adapters[deep](attributes, patches)
+                    semantic = self.strong_semantic[deep](semantic, attributes)
+                tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
+            tokens = block(tokens)
+        return self.backbone.final_norm(tokens)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """[B,D] by stream: the cls token, the mean visual prompt, the mean semantic prompt."""
+        prefix, visual, semantic, _ = self.layout.split(self.tokens(images))
+        found = {"cls": prefix[:, 0]}
+        if self.layout.visual:
+            found["visual"] = visual.mean(1)
+        if self.layout.semantic:
+            found["semantic"] = semantic.mean(1)
+        return found
+
+    def forward(self, images: Tensor) -> VSPCNOutput:
+        """Images [B,3,H,W], normalised, to features and embeddings by stream."""
+        features = self.features(images)
+        return VSPCNOutput(features, self.heads(features))
+
+
+def _prompts(count: int, dim: int) -> Tensor:
+    return nn.init.trunc_normal_(torch.empty(count, dim), std=0.02)
