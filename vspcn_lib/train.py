@@ -8,25 +8,20 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
 from vspcn_lib import losses, metrics
-from vspcn_lib.backbone import FrozenViT, load_backbone
-from vspcn_lib.benchmarks import Benchmark, load_benchmark
-from vspcn_lib.birdlets import build_birdlets
-from vspcn_lib.config import Config, DataConfig, data_root
-from vspcn_lib.images import Batches, cache_dir, image_cache
+from vspcn_lib.benchmarks import Benchmark
+from vspcn_lib.config import Config
 from vspcn_lib.model import VSPCN
 from vspcn_lib.runs import RunFolder, command_line, environment
-from vspcn_lib.semantics import attribute_vectors
+from vspcn_lib.workspace import Workspace
 
 
 class LeakError(RuntimeError):
@@ -35,87 +30,6 @@ class LeakError(RuntimeError):
 
 class Interrupted(RuntimeError):
     """The user pressed Ctrl-C; everything up to the last step is saved."""
-
-
-def open_benchmark(config: DataConfig) -> Benchmark:
-    """The benchmark of a config; birdlets are rendered on first use."""
-    if config.benchmark == "birdlets":
-        return replace(load_benchmark(build_birdlets(cache_dir() / "birdlets-v1")), name="birdlets")
-    return load_benchmark(config.benchmark, data_root(config))
-
-
-@dataclass
-class Workspace:
-    """What both phases of a run share: data, pixels, vectors, the frozen ViT and the device."""
-
-    config: Config
-    bench: Benchmark
-    pixels: np.ndarray
-    word_vectors: Tensor
-    vector_source: str
-    backbone: FrozenViT
-    accelerator: Accelerator
-
-    @classmethod
-    def open(cls, config: Config, backbone: FrozenViT | None = None) -> Workspace:
-        """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
-        bench = open_benchmark(config.data)
-        vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
-        backbone = backbone or load_backbone(config.model.backbone, config.data.size)
-        config.check_patch(backbone.patch, len(backbone.blocks))
-        accelerator = Accelerator(mixed_precision=config.train.precision)
-        pixels = image_cache(bench.image_paths, config.data.size)
-        if bench.note:
-            accelerator.print(bench.note)
-        tag = backbone.source
-        accelerator.print(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
-                          f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
-        return cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
-                   backbone.to(accelerator.device), accelerator)
-
-    def model(self) -> VSPCN:
-        """A fresh model, its start fixed by the seed."""
-        torch.manual_seed(self.config.train.seed)
-        return VSPCN(self.backbone, self.word_vectors, self.config.model).to(self.accelerator.device)
-
-    def batches(self, indices: np.ndarray, augment: bool) -> Batches | FeatureBatches:
-        """Image batches; for a model without prompts, batches of frozen features computed once."""
-        t, device = self.config.train, self.accelerator.device
-        images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, size=self.config.data.size,
-                         normalise=self.backbone.normalise, device=device, augment=augment, seed=t.seed)
-        if self.config.model.prompted:
-            return images
-        plain = Batches(self.pixels, self.bench.labels, indices, t.batch_size, size=self.config.data.size,
-                        normalise=self.backbone.normalise, device=device)
-        model = self.model()
-        with torch.no_grad():
-            found = [model.features(x)["cls"] for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False)]
-        return FeatureBatches(torch.cat(found), self.bench.labels, indices, t.batch_size, t.seed, shuffle=augment)
-
-
-@dataclass
-class FeatureBatches:
-    """The batches of `Batches`, over features [n,D] that were computed once."""
-
-    features: Tensor
-    labels: np.ndarray
-    indices: np.ndarray
-    batch_size: int
-    seed: int
-    shuffle: bool
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.batch_size)
-
-    def epoch(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Features [B,D], labels [B], indices [B]; the order of training epochs is fixed by (seed, e)."""
-        n = len(self.indices)
-        order = np.random.default_rng([self.seed, e]).permutation(n) if self.shuffle else np.arange(n)
-        for b in range(start, len(self)):
-            rows = order[b * self.batch_size:(b + 1) * self.batch_size]
-            chosen = self.indices[rows]
-            labels = torch.as_tensor(self.labels[chosen], device=self.features.device)
-            yield self.features[torch.as_tensor(rows, device=self.features.device)], labels, chosen
 
 
 def guard(bench: Benchmark, indices: np.ndarray, forbidden: np.ndarray, stage: str) -> None:
