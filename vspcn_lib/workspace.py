@@ -20,11 +20,13 @@ from vspcn_lib.images import Batches, cache_dir, image_cache
 from vspcn_lib.model import VSPCN
 from vspcn_lib.semantics import attribute_vectors
 
+BIRDLETS = "birdlets-v1"  # folder in the cache; the version changes when the pixels do
+
 
 def open_benchmark(config: DataConfig) -> Benchmark:
     """The benchmark of a config; birdlets are rendered on first use."""
     if config.benchmark == "birdlets":
-        return replace(load_benchmark(build_birdlets(cache_dir() / "birdlets-v1")), name="birdlets")
+        return replace(load_benchmark(build_birdlets(cache_dir() / BIRDLETS)), name="birdlets")
     return load_benchmark(config.benchmark, data_root(config))
 
 

@@ -1,0 +1,71 @@
+"""Attention maps by name, through hooks that live inside a `with` and are always removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vspcn_lib.fusion import AttentionMap
+from vspcn_lib.model import VSPCN
+
+
+class CaptureError(RuntimeError):
+    """Nothing ran inside the `with`, so there is nothing to show."""
+
+
+@contextmanager
+def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
+    """Collect every attention of the forward passes inside the `with`, by module name, on the CPU.
+
+    Fusion maps: `weak_visual.attention` [B,P,T], `strong_visual.3.attention` [B,P,N], ...; the ViT's own:
+    `backbone.vit.blocks.11.attn` [B,heads,T,T]. timm's fused attention never forms its softmax, so it is switched
+    off inside and back on afterwards. Raises `CaptureError` if no forward pass ran.
+    """
+    maps: dict[str, Tensor] = {}
+    handles, fused = [], []
+
+    def keep(name: str):
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            maps[name] = output.detach().float().cpu()
+        return hook
+
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, AttentionMap):
+                handles.append(module.register_forward_hook(keep(name)))
+        for i, block in enumerate(model.backbone.blocks):
+            fused.append((block.attn, block.attn.fused_attn))
+            block.attn.fused_attn = False
+            handles.append(block.attn.attn_drop.register_forward_hook(keep(f"backbone.vit.blocks.{i}.attn")))
+        yield maps
+        if not maps:
+            raise CaptureError("no forward pass ran inside attention_maps(): call model(images) in the `with`")
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, value in fused:
+            module.fused_attn = value
+
+
+@torch.no_grad()
+def prompt_attention(model: VSPCN, images: Tensor) -> dict[str, Tensor]:
+    """Where cls, visual and semantic prompts look in the last block: [B,side,side] by stream, each summing to 1.
+
+    `images` [B,3,H,W], normalised; mean over heads and over the prompts of a stream.
+    """
+    model.eval()
+    with attention_maps(model) as maps:
+        model(images)
+    attention = maps[f"backbone.vit.blocks.{len(model.backbone.blocks) - 1}.attn"].mean(1)  # [B,T,T]
+    prefix, visual, semantic, _ = model.layout.split(attention)  # by query
+    to_patches = {"cls": prefix[:, :1], "visual": visual, "semantic": semantic}
+    side = round(model.layout.patches ** 0.5)
+    found = {}
+    for stream, rows in to_patches.items():
+        if rows.shape[1]:
+            weights = rows[:, :, -model.layout.patches:].mean(1)
+            found[stream] = (weights / weights.sum(-1, keepdim=True)).reshape(-1, side, side)
+    return found

@@ -1,0 +1,178 @@
+"""`python -m vspcn_lib COMMAND`: the command line, its options read from the config dataclasses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vspcn_lib.config import Config, ConfigError, preset
+
+HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help lists the options)
+
+  demo                 birdlets, linear head and VSPCN: one table, three pictures
+  train                select on validation classes, retrain on trainval, evaluate once
+  evaluate RUN         the metrics of a finished run, from its saved score matrix
+  predict RUN IMAGE... top classes of photos, with the attributes that speak for each
+  data fetch NAME      download, check and unpack cub, sun or awa2
+  data verify NAME     what is there, what is missing, whether the counts are the published ones
+  bench                cost of a VSPCN step against the frozen ViT's
+"""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Select epoch and tau on validation classes, retrain on trainval, evaluate once on test."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "birdlets"
+    """start from these settings: birdlets, cub100, cub100-small, cub, sun, awa2, each also with -linear"""
+    out: Path = Path("outputs/run")
+    """run folder"""
+    resume: bool = False
+    """continue the run in --out"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Every metric of a finished run, computed from its saved score matrix."""
+
+    run: tyro.conf.Positional[Path]
+    tau: float | None = None
+    """calibration in score units; default: the run's validation tau"""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The most likely classes of image files, and the attributes that speak for each."""
+
+    run: tyro.conf.Positional[Path]
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    top: int = 3
+    """classes to show an image"""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Fetch or verify a benchmark."""
+
+    action: tyro.conf.Positional[str]
+    """fetch or verify"""
+    name: tyro.conf.Positional[str]
+    """cub, sun, awa2 or cub100"""
+    root: Path = Path("data")
+    """folder that holds the benchmarks"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Seconds of a VSPCN training step and of the frozen ViT's forward plus backward, measured in turn."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "cub100-small"
+    """settings to measure"""
+    rounds: int = 5
+    """pairs measured; the median counts"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Linear head and VSPCN on birdlets: one table, three pictures."""
+
+    out: Path = Path("outputs/demo")
+    seed: int = 0
+
+
+def _named_preset(args: list[str], default: str) -> str:
+    """The preset asked for, read first: it decides the defaults that the other options change."""
+    for i, arg in enumerate(args):
+        if arg == "--preset" and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith("--preset="):
+            return arg.split("=", 1)[1]
+    return default
+
+
+def _parse(command: type, args: list[str]):
+    name = command.__name__.lower()
+    prog = f"python -m vspcn_lib {name}"
+    if command in (Train, Bench):
+        chosen = _named_preset(args, command.preset)
+        return tyro.cli(command, args=args, prog=prog, default=command(config=preset(chosen), preset=chosen))
+    return tyro.cli(command, args=args, prog=prog)
+
+
+def _train(a: Train) -> None:
+    from vspcn_lib.demo import table
+    from vspcn_lib.train import run
+
+    result = run(a.config, a.out, a.resume)
+    print("\n" + table({a.preset: result}))
+    print(f"validation tau {result['tau']:+.3f}, oracle tau {result['oracle']['tau']:+.3f} (chosen on test labels: "
+          f"not a result)\n{a.out}")
+
+
+def _evaluate(a: Evaluate) -> None:
+    from vspcn_lib.runs import RunFolder
+    from vspcn_lib.train import test_metrics
+
+    saved = RunFolder(a.run).scores()
+    tau = float(saved["tau"]) if a.tau is None else a.tau
+    print(json.dumps(test_metrics(saved["scores"], saved["labels"], saved["unseen"], tau), indent=1))
+
+
+def _predict(a: Predict) -> None:
+    from vspcn_lib.predict import predict
+
+    print(predict(a.run, a.images, a.top))
+
+
+def _data(a: Data) -> None:
+    from vspcn_lib import archives
+
+    if a.action == "fetch":
+        archives.fetch(a.name, a.root)
+    elif a.action == "verify":
+        print(archives.verify(a.name, a.root))
+    else:
+        raise ConfigError(f"unknown action '{a.action}': choose fetch or verify")
+
+
+def _bench(a: Bench) -> None:
+    from vspcn_lib.bench import step_ratio
+
+    print(step_ratio(a.config, a.rounds))
+
+
+def _demo(a: Demo) -> None:
+    from vspcn_lib.demo import demo
+
+    demo(a.out, a.seed)
+
+
+COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
+            "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a mistake of the user is one clear line and exit status 2, never a traceback."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"unknown command '{args[0]}': choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    command, act = COMMANDS[args[0]]
+    try:
+        act(_parse(command, args[1:]))
+    except Exception as error:
+        if type(error).__module__.startswith("vspcn_lib"):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+        raise
+    return 0

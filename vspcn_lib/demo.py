@@ -1,0 +1,77 @@
+"""`make demo`: the linear head and VSPCN on birdlets, one table, three pictures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from vspcn_lib import metrics, plots
+from vspcn_lib.birdlets import build_birdlets, contact_sheet
+from vspcn_lib.capture import prompt_attention
+from vspcn_lib.config import preset
+from vspcn_lib.images import cache_dir
+from vspcn_lib.model import VSPCN
+from vspcn_lib.runs import RunFolder
+from vspcn_lib.train import run
+from vspcn_lib.workspace import BIRDLETS, Workspace
+
+COLUMNS = ("method", "U", "S", "H", "oracle H", "CZSL", "AUSUC", "trainable", "seconds")
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """One line a result record: percent at the validation tau, H at the oracle tau, AUSUC x 100."""
+    lines = ["{:<12}{:>7}{:>7}{:>7}{:>10}{:>7}{:>7}{:>12}{:>9}".format(*COLUMNS)]
+    for name, r in rows.items():
+        lines.append(f"{name:<12}{r['U']:7.1f}{r['S']:7.1f}{r['H']:7.1f}{r['oracle']['H']:10.1f}{r['CZSL']:7.1f}"
+                     f"{r['AUSUC']:7.3f}{r['parameters']['trainable']:12,}{r['seconds']:9.0f}")
+    return "\n".join(lines)
+
+
+def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Train both methods into `out` (finished parts are kept), print the table, draw the pictures."""
+    start = time.time()
+    sheet = contact_sheet(build_birdlets(cache_dir() / BIRDLETS), out / "birdlets.png")
+    rows, curves, chosen = {}, {}, {}
+    for title, name in {"linear head": "birdlets-linear", "VSPCN": "birdlets"}.items():
+        config = preset(name)
+        config = replace(config, train=replace(config.train, seed=seed))
+        folder = out / name
+        rows[title] = run(config, folder, resume=(folder / "config.json").exists())
+        saved = RunFolder(folder).scores()
+        curves[title] = metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
+        chosen[title] = float(saved["tau"])
+    curve = plots.save(plots.seen_unseen_curve(curves, chosen), out / "seen_unseen.png")
+    attention = draw_attention(out / "birdlets", out / "attention.png")
+    print(f"\nbirdlets, 28 seen + 12 unseen species, seed {seed}; epoch and tau chosen on validation classes\n")
+    print(table(rows))
+    print("\n'oracle H' picks tau on the test labels, as much of the literature does; it is not a result.")
+    print(f"\npictures: {sheet}\n          {curve}\n          {attention}\n{time.time() - start:.0f} s in all")
+    return rows
+
+
+def load_trained(folder: RunFolder, work: Workspace | None = None) -> tuple[Workspace, VSPCN]:
+    """The workspace and the trained model of a finished run. Raises `RunError` where they do not fit."""
+    work = work or Workspace.open(folder.config())
+    model = work.model()
+    model.load_state_dict(folder.load_checkpoint(work.backbone.source), strict=False)
+    return work, model.eval()
+
+
+def draw_attention(run_folder: Path, target: Path, birds: int = 4) -> Path:
+    """Where cls, visual and semantic prompts of the last block look, on a few unseen birds."""
+    work, model = load_trained(RunFolder(run_folder))
+    unseen = work.bench.test_unseen
+    chosen = unseen[np.linspace(0, len(unseen) - 1, birds).astype(int)]
+    images = torch.cat([x for x, _, _ in work.batches(chosen, augment=False).epoch(0)])
+    maps = {s: m.numpy() for s, m in prompt_attention(model, images).items()}
+    figure, axes = plt.subplots(birds, 1 + len(maps), figsize=(1.9 * (1 + len(maps)), 1.9 * birds), squeeze=False,
+                                layout="constrained")
+    titles = [work.bench.class_names[c].replace("_", " ") for c in work.bench.labels[chosen]]
+    plots.attention_grid(work.pixels[chosen].transpose(0, 2, 3, 1) / 255.0, maps, titles, axes)
+    return plots.save(figure, target)

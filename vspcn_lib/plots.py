@@ -1,0 +1,66 @@
+"""Arrays in, Axes out: the pictures of the workbench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg", force=False)
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito, safe for colour-blind eyes
+
+
+def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float], ax: Axes | None = None) -> Axes:
+    """U against S over all tau, one line a `tau_sweep`; a dot at the `chosen` tau, a star at the oracle's.
+
+    Percent on both axes; thin grey lines join points of equal H.
+    """
+    ax = ax or plt.subplots(figsize=(5.2, 4.4), layout="constrained")[1]
+    grid = np.linspace(0.5, 100, 200)
+    U, S = np.meshgrid(grid, grid)
+    lines = ax.contour(U, S, 2 * U * S / (U + S), levels=range(10, 100, 10), colors="0.88", linewidths=0.8)
+    ax.clabel(lines, fmt="H %d", fontsize=7, colors="0.6")
+    top = 0.0
+    for colour, (name, sweep) in zip(COLOURS, curves.items(), strict=False):
+        u, s, h = (sweep[c].to_numpy() for c in "USH")
+        ax.plot(u, s, color=colour, label=name)
+        i, best = int(np.searchsorted(sweep["tau"].to_numpy(), chosen[name])), int(h.argmax())
+        i = min(i, len(u) - 1)
+        ax.plot(u[i], s[i], "o", color=colour)
+        ax.plot(u[best], s[best], "*", color=colour, markersize=11, markeredgecolor="white")
+        top = max(top, u.max(), s.max())
+    limit = min(100, top * 1.08)
+    ax.set(xlim=(0, limit), ylim=(0, limit), xlabel="U, unseen accuracy (%)", ylabel="S, seen accuracy (%)")
+    ax.legend(loc="upper right", frameon=True, title="• validation tau   ★ oracle tau", title_fontsize=8)
+    return ax
+
+
+def attention_grid(images: np.ndarray, maps: dict[str, np.ndarray], titles: Sequence[str], axes: np.ndarray) -> None:
+    """Images [n,H,W,3] in 0..1 in the first column, then each stream's map [n,side,side] laid over them."""
+    for row, (image, title) in enumerate(zip(images, titles, strict=True)):
+        axes[row, 0].imshow(image)
+        axes[row, 0].set_ylabel(title, fontsize=8)
+        for column, (stream, attention) in enumerate(maps.items(), 1):
+            axes[row, column].imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1)
+            axes[row, column].imshow(attention[row], cmap="magma", alpha=0.6, interpolation="bilinear",
+                                     extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5))
+            if row == 0:
+                axes[row, column].set_title(stream)
+    axes[0, 0].set_title("image")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+
+
+def save(figure_or_axes: object, path: Path) -> Path:
+    """Write a figure (or an Axes' figure) to `path` and close it."""
+    figure = getattr(figure_or_axes, "figure", figure_or_axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
