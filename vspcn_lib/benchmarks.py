@@ -183,7 +183,7 @@ def read_proposed_split(file: Path) -> ProposedSplit:
     In the official files train_loc and val_loc together also cover test_seen_loc: both are intersected with
     trainval_loc here, so no test image can slip into selection. Raises `BenchmarkError`.
     """
-    mat = _mat(file, ["att", "original_att", "allclasses_names", "trainval_loc", "test_seen_loc", "test_unseen_loc",
+    mat = _mat(file, ["att", "allclasses_names", "trainval_loc", "test_seen_loc", "test_unseen_loc",
                       "train_loc", "val_loc"])
     lists = {}
     for key in ("trainval", "test_seen", "test_unseen", "train", "val"):
@@ -194,7 +194,7 @@ def read_proposed_split(file: Path) -> ProposedSplit:
     for key in ("train", "val"):
         lists[key] = np.intersect1d(lists[key], lists["trainval"])
     names = tuple(_text(c) for c in mat["allclasses_names"].ravel())
-    attributes = np.asarray(mat.get("original_att", mat["att"]), dtype=np.float32).T
+    attributes = np.asarray(mat["att"], dtype=np.float32).T
     if len(attributes) != len(names):
         raise BenchmarkError(f"{file}: {len(names)} classes but {len(attributes)} attribute rows")
     return ProposedSplit(attributes, names, **lists)
@@ -207,7 +207,7 @@ def _mat(file: Path, names: list[str]) -> dict[str, Any]:
         mat = loadmat(file, variable_names=names)  # never the features: 200 MB that nobody reads here
     except Exception as error:
         raise BenchmarkError(f"{file} cannot be read ({error}): fetch it again") from error
-    missing = [n for n in names if n not in mat and n != "original_att"]
+    missing = [n for n in names if n not in mat]
     if missing:
         raise BenchmarkError(f"{file} lacks {', '.join(missing)}: it is not the file of the proposed splits")
     return mat
@@ -280,7 +280,7 @@ def _folder(folder: Path) -> Benchmark:
     position, index = {c: i for i, c in enumerate(classes)}, {f: i for i, f in enumerate(files)}
     for f in files:
         if f.split("/")[0] not in position:
-            raise BenchmarkError(f"class '{f.split('/')[0]}' has images but no row in {folder / 'attributes.csv'}: add it")
+            raise BenchmarkError(f"class '{f.split('/')[0]}' has images but no row in {folder}/attributes.csv: add it")
     labels = np.array([position[f.split("/")[0]] for f in files], dtype=np.int64)
     file, note, rng = folder / "splits.json", "", np.random.default_rng(0)
     if file.exists():
@@ -294,7 +294,7 @@ def _folder(folder: Path) -> Benchmark:
                 raise BenchmarkError(f"{file}: '{key}' must be a list of '<class>/<file>' that is not empty")
             lost = [f for f in splits[key] if f not in index]
             if lost:
-                raise BenchmarkError(f"{file}: {len(lost)} of '{key}' are not in {folder / 'images'}, first '{lost[0]}'")
+                raise BenchmarkError(f"{file}: {len(lost)} of '{key}' are not in images/, first '{lost[0]}'")
             lists.append(np.array(sorted(index[f] for f in splits[key]), dtype=np.int64))
         val_names = splits.get("val_classes")
     else:

@@ -91,8 +91,8 @@ def phrase_vectors(names: Sequence[str], vectors: KeyedVectors) -> np.ndarray:
     known = [[w for w in attribute_phrase(name) if w in vectors.key_to_index] for name in names]
     lost = [name for name, words in zip(names, known, strict=True) if not words]
     if lost:
-        raise SemanticsError(f"no known word in {len(lost)} attribute names, first '{lost[0]}': rename them with common "
-                             "words, or add the word to semantics.FIXES")
+        raise SemanticsError(f"no known word in {len(lost)} attribute names, first '{lost[0]}': rename them with "
+                             "common words, or add the word to semantics.FIXES")
     return np.stack([np.mean([vectors[w] for w in words], axis=0) for words in known]).astype(np.float32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class Workspace:
     vector_source: str
     backbone: FrozenViT
     accelerator: Accelerator
+    known: dict[int, Tensor] = field(default_factory=dict)
+    """frozen features computed so far, by image"""
 
     @classmethod
     def open(cls, config: Config, backbone: FrozenViT | None = None) -> Workspace:
@@ -71,12 +73,18 @@ class Workspace:
                          normalise=self.backbone.normalise, device=device, augment=augment, seed=t.seed)
         if self.config.model.prompted:
             return images
-        plain = Batches(self.pixels, self.bench.labels, indices, t.batch_size, size=self.config.data.size,
-                        normalise=self.backbone.normalise, device=device)
-        model = self.model()
-        with torch.no_grad():
-            found = [model.features(x)["cls"] for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False)]
-        return FeatureBatches(torch.cat(found), self.bench.labels, indices, t.batch_size, t.seed, shuffle=augment)
+        return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, shuffle=augment)
+
+    @torch.no_grad()
+    def features(self, indices: np.ndarray) -> Tensor:
+        """Frozen cls features [len(indices), D]; each image passes the ViT once in the life of the workspace."""
+        missing = np.array([i for i in indices if i not in self.known], dtype=np.int64)
+        plain = Batches(self.pixels, self.bench.labels, missing, 64, size=self.config.data.size,
+                        normalise=self.backbone.normalise, device=self.accelerator.device)
+        model = self.model().eval()
+        for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False):
+            self.known.update(zip(chosen, model.features(x)["cls"], strict=True))
+        return torch.stack([self.known[i] for i in indices])
 
 
 @dataclass
