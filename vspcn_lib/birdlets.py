@@ -124,8 +124,8 @@ def _shade(colour: tuple[int, ...], factor: float) -> tuple[int, ...]:
 
 
 def _background(side: int, rng: np.random.Generator) -> Image.Image:
-    top, low = [((190, 214, 232), (226, 232, 220)), ((176, 200, 150), (110, 140, 92)), ((206, 196, 168), (150, 134, 104)),
-                ((160, 196, 204), (96, 140, 156)), ((214, 206, 214), (168, 160, 150))][rng.integers(5)]
+    top, low = [((190, 214, 232), (226, 232, 220)), ((176, 200, 150), (110, 140, 92)),
+                ((206, 196, 168), (150, 134, 104)), ((160, 196, 204), (96, 140, 156)), ((214, 206, 214), (168, 160, 150))][rng.integers(5)]
     ramp = np.linspace(0, 1, side)[:, None, None]
     image = Image.fromarray(np.broadcast_to((1 - ramp) * top + ramp * low, (side, side, 3)).astype(np.uint8))
     draw = ImageDraw.Draw(image)
@@ -183,10 +183,13 @@ def _bird(bird: Bird, side: int, x: float, y: float, u: float, leg: float, rng: 
 
     for lx in (-0.1, 0.2):
         foot = at((lx, 0.6))[0]
-        draw.line((*foot, foot[0] + 0.05 * u, y + 0.66 * u + leg), fill=colour["has_leg_color"], width=int(0.07 * u) + 1)
+        draw.line((*foot, foot[0] + 0.05 * u, y + 0.66 * u + leg), fill=colour["has_leg_color"],
+                  width=int(0.07 * u) + 1)
     # Tail: four outlines behind the body.
-    ends = {"forked": ((-2.0, 0.05), (-1.55, 0.42), (-1.9, 0.8)), "rounded": ((-1.75, 0.1), (-1.98, 0.42), (-1.7, 0.75)),
-            "pointed": ((-1.5, 0.25), (-2.15, 0.62), (-1.45, 0.6)), "square": ((-1.8, 0.12), (-1.84, 0.4), (-1.75, 0.75))}
+    ends = {"forked": ((-2.0, 0.05), (-1.55, 0.42), (-1.9, 0.8)),
+            "rounded": ((-1.75, 0.1), (-1.98, 0.42), (-1.7, 0.75)),
+            "pointed": ((-1.5, 0.25), (-2.15, 0.62), (-1.45, 0.6)),
+            "square": ((-1.8, 0.12), (-1.84, 0.4), (-1.75, 0.75))}
     tail = at((-0.6, -0.15), *ends[bird["has_tail_shape"]], (-0.55, 0.35))
     draw.polygon(tail, fill=colour["has_tail_color"])
     draw.line((*at((-0.6, 0.1))[0], *at(ends[bird["has_tail_shape"]][1])[0]),
@@ -269,7 +272,8 @@ def contact_sheet(folder: Path, out: Path, columns: int = 8) -> Path:
     unseen = {f.split("/")[0] for f in json.loads((folder / "splits.json").read_text())["test_unseen"]}
     names = sorted(p.name for p in (folder / "images").iterdir())
     cell, line = 128, 18
-    sheet = Image.new("RGB", (columns * (cell + 6) + 6, math.ceil(len(names) / columns) * (cell + line + 6) + 6), "white")
+    height = math.ceil(len(names) / columns) * (cell + line + 6) + 6
+    sheet = Image.new("RGB", (columns * (cell + 6) + 6, height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for i, name in enumerate(names):
         x, y = 6 + i % columns * (cell + 6), 6 + i // columns * (cell + line + 6)

@@ -93,7 +93,11 @@ def tau_sweep(scores: Any, labels: Any, unseen: Any) -> pd.DataFrame:
     gain = np.where(is_unseen & (best_unseen == labels), worth, 0.0)  # won when tau passes the margin
     loss = np.where(~is_unseen & (best_seen == labels), worth, 0.0)  # lost there
     matters = (gain > 0) | (loss > 0)
-    points, step = np.unique(margin[matters], return_inverse=True)
+    values, step = np.unique(margin[matters], return_inverse=True)
+    # Margins that differ by rounding alone are one step: no tau in between can be told from either.
+    tolerance = 1e-12 * max(1.0, float(np.abs(scores).max(initial=0.0)))
+    first = np.diff(values, prepend=-np.inf) > tolerance
+    points, step = values[first], (np.cumsum(first) - 1)[step]
     U = np.concatenate([[0.0], np.cumsum(np.bincount(step, gain[matters], len(points)))])
     S = loss.sum() - np.concatenate([[0.0], np.cumsum(np.bincount(step, loss[matters], len(points)))])
     S = np.where(S < 1e-9, 0.0, S)  # rounding of the running sum

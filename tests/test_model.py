@@ -1,0 +1,159 @@
+"""The model: parity with timm first, then what trains, what never changes, what can be captured."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from vspcn_lib import losses
+from vspcn_lib.backbone import BackboneError, FrozenViT, load_backbone
+from vspcn_lib.capture import CaptureError, attention_maps, prompt_attention
+from vspcn_lib.config import LossConfig, ModelConfig
+from vspcn_lib.model import VSPCN
+
+CONFIG = ModelConfig(visual_prompts=3, semantic_prompts=2, first_strong_block=3)
+
+
+def _model(vit: FrozenViT, **changes) -> VSPCN:
+    torch.manual_seed(1)
+    return VSPCN(vit, torch.randn(6, 10), replace(CONFIG, **changes))
+
+
+def _step(model: VSPCN, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    embedded = model(images).embedded
+    prototypes = model.heads.prototypes(torch.rand(5, 6))
+    targets = torch.arange(len(images)) % 5
+    return losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets], 20.0,
+                        LossConfig())
+
+
+def test_without_prompts_the_tokens_are_timms_to_the_bit(tiny_vit):
+    images = torch.randn(3, 3, 32, 32)
+    model = _model(tiny_vit, visual_prompts=0, semantic_prompts=0)
+    assert torch.equal(model.tokens(images), tiny_vit.vit.forward_features(images))
+
+
+def test_parity_holds_for_registers_and_other_sizes():
+    vit = timm.create_model("vit_small_patch14_reg4_dinov2", img_size=56, num_classes=0, depth=2)
+    frozen = FrozenViT(vit, {"tag": "reg", "sha256": ""})
+    model = VSPCN(frozen, torch.randn(4, 5), ModelConfig(visual_prompts=0, semantic_prompts=0, first_strong_block=1))
+    images = torch.randn(1, 3, 56, 56)
+    assert torch.equal(model.tokens(images), vit.forward_features(images))
+    assert VSPCN(frozen, torch.randn(4, 5), replace(CONFIG, first_strong_block=1)).tokens(images).shape[1] == 5 + 5 + 16
+
+
+def test_backbone_never_changes_and_everything_else_trains(tiny_vit):
+    model, before = _model(tiny_vit), {n: p.clone() for n, p in tiny_vit.state_dict().items()}
+    optimiser = torch.optim.Adam(model.trainable().values(), lr=0.1, weight_decay=0.1)
+    model.train()
+    _step(model, torch.randn(8, 3, 32, 32))["total"].backward()
+    assert not tiny_vit.training and not any(m.training for m in tiny_vit.modules())
+    assert {n for n, p in model.named_parameters() if p.grad is None} == {
+        n for n, _ in model.named_parameters() if n.startswith("backbone.")}
+    optimiser.step()
+    assert all(torch.equal(before[n], p) for n, p in tiny_vit.state_dict().items())
+    assert not any(n.startswith("backbone") for n in model.state())
+
+
+@pytest.mark.parametrize("changes", [
+    {"visual_prompts": 0}, {"semantic_prompts": 0}, {"weak": False}, {"strong": False}, {"adapter": False},
+    {"weak": False, "strong": False}, {"embedding": "semantic-to-visual"}, {"first_strong_block": 1}])
+def test_every_variant_trains_and_reports_its_streams(tiny_vit, changes):
+    model = _model(tiny_vit, **changes).train()
+    parts = _step(model, torch.randn(6, 3, 32, 32))
+    parts["total"].backward()
+    assert ("ced" in parts) == (changes.get("visual_prompts") != 0)
+    assert ("skd" in parts) == (changes.get("semantic_prompts") != 0)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.trainable().values())
+
+
+def test_one_images_output_does_not_depend_on_its_batch(tiny_vit):
+    model, images = _model(tiny_vit).eval(), torch.randn(4, 3, 32, 32)
+    together, alone = model(images).embedded, model(images[:1]).embedded
+    for stream in ("cls", "visual", "semantic"):
+        torch.testing.assert_close(together[stream][:1], alone[stream], atol=1e-5, rtol=1e-4)
+
+
+def test_embeddings_and_prototypes_are_unit(tiny_vit):
+    model = _model(tiny_vit).eval()
+    for e in [*model(torch.randn(2, 3, 32, 32)).embedded.values(), model.heads.prototypes(torch.rand(5, 6) * 9)]:
+        torch.testing.assert_close(e.norm(dim=-1), torch.ones(len(e)))
+
+
+def test_capture_is_named_normal_and_leaves_nothing_behind(tiny_vit):
+    model, images = _model(tiny_vit).eval(), torch.randn(2, 3, 32, 32)
+    plain = model(images).embedded["cls"]
+    with attention_maps(model) as maps:
+        captured = model(images).embedded["cls"]
+    torch.testing.assert_close(plain, captured, atol=1e-5, rtol=1e-4)
+    assert maps["weak_visual.attention"].shape == (2, 3, 17)
+    assert maps["strong_semantic.1.attention"].shape == (2, 2, 6)
+    assert maps["adapters.0.attention"].shape == (2, 6, 16)
+    for attention in maps.values():
+        torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
+    with pytest.raises(ZeroDivisionError), attention_maps(model):
+        raise ZeroDivisionError
+    assert not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(CaptureError), attention_maps(model):
+        pass
+    looks = prompt_attention(model, images)
+    assert {s: m.shape for s, m in looks.items()} == dict.fromkeys(("cls", "visual", "semantic"), (2, 4, 4))
+
+
+def test_losses_equal_numpy():
+    rng = np.random.default_rng(0)
+    vp, cls, y = rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), np.array([0, 1, 2, 3])
+
+    def soft(x):
+        return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+    def ce(x):
+        return -np.log(soft(x)[np.arange(4), y]).mean()
+
+    kl = (soft(vp) * np.log(soft(vp) / soft(cls))).sum(-1).mean()
+    t = [torch.tensor(a) for a in (vp, cls, y)]
+    assert losses.kl(t[0], t[1]).item() == pytest.approx(kl)
+    assert losses.contrast(*t, 0.5).item() == pytest.approx(np.log((ce(vp) + ce(cls)) / (kl + 0.5) + 1))
+    m = (soft(vp) + soft(cls)) / 2
+    jsd = 0.5 * ((soft(vp) * np.log(soft(vp) / m)).sum(-1) + (soft(cls) * np.log(soft(cls) / m)).sum(-1)).mean()
+    assert losses.jsd(t[0], t[1]).item() == pytest.approx(jsd)
+    distance = np.linalg.norm(vp - cls, axis=-1).mean()
+    scaled = losses.jsd(3 * t[0], 3 * t[1]).item()
+    assert losses.distillation(t[0], t[1], 3.0, 2.0, 0.5).item() == pytest.approx(2 * scaled + 0.5 * distance)
+    assert losses.regression(t[0], t[1]).item() == pytest.approx(((vp - cls) ** 2).sum(-1).mean())
+
+
+def test_equal_distributions_stay_finite_with_gradients():
+    x = torch.randn(3, 4, requires_grad=True)
+    value = losses.contrast(x, x.detach().clone(), torch.tensor([0, 1, 2]), 1e-8)
+    value = value + losses.distillation(x, x.detach().clone(), 20.0, 1.0, 1.0)
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(x.grad).all()
+
+
+def test_a_part_that_is_not_finite_names_itself():
+    bad = {"cls": torch.full((2, 3), float("nan"))}
+    with pytest.raises(FloatingPointError, match="'cls'"):
+        losses.total(bad, {"cls": torch.ones(2, 3)}, torch.tensor([0, 1]), torch.ones(2, 3), 1.0, LossConfig())
+
+
+def test_unknown_backbone_and_wrong_file_are_clear(tmp_path):
+    with pytest.raises(BackboneError, match="timm has no model 'vit_smal_patch14'"):
+        load_backbone("vit_smal_patch14", 224)
+    with pytest.raises(BackboneError, match="there is no file"):
+        load_backbone("vit_tiny_patch16_224@/nowhere.safetensors", 224)
+    with pytest.raises(BackboneError, match="cls token"):
+        FrozenViT(timm.create_model("vit_base_patch16_siglip_224", num_classes=0, depth=1), {"tag": "siglip"})
+
+
+def test_a_local_file_loads_at_another_size(tmp_path):
+    from safetensors.torch import save_file
+
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    save_file(vit.state_dict(), tmp_path / "w.safetensors")
+    frozen = load_backbone(f"vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}", 64)
+    assert frozen.patches == 16 and len(frozen.source["sha256"]) == 64
+    with pytest.raises(BackboneError, match="does not hold the weights"):
+        load_backbone(f"vit_small_patch16_224@{tmp_path / 'w.safetensors'}", 64)
