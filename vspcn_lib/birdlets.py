@@ -125,7 +125,8 @@ def _shade(colour: tuple[int, ...], factor: float) -> tuple[int, ...]:
 
 def _background(side: int, rng: np.random.Generator) -> Image.Image:
     top, low = [((190, 214, 232), (226, 232, 220)), ((176, 200, 150), (110, 140, 92)),
-                ((206, 196, 168), (150, 134, 104)), ((160, 196, 204), (96, 140, 156)), ((214, 206, 214), (168, 160, 150))][rng.integers(5)]
+                ((206, 196, 168), (150, 134, 104)), ((160, 196, 204), (96, 140, 156)),
+                ((214, 206, 214), (168, 160, 150))][rng.integers(5)]
     ramp = np.linspace(0, 1, side)[:, None, None]
     image = Image.fromarray(np.broadcast_to((1 - ramp) * top + ramp * low, (side, side, 3)).astype(np.uint8))
     draw = ImageDraw.Draw(image)

@@ -100,7 +100,7 @@ def tau_sweep(scores: Any, labels: Any, unseen: Any) -> pd.DataFrame:
     points, step = values[first], (np.cumsum(first) - 1)[step]
     U = np.concatenate([[0.0], np.cumsum(np.bincount(step, gain[matters], len(points)))])
     S = loss.sum() - np.concatenate([[0.0], np.cumsum(np.bincount(step, loss[matters], len(points)))])
-    S = np.where(S < 1e-9, 0.0, S)  # rounding of the running sum
+    U, S = np.where(U > 100, 100.0, U), np.where(S < 1e-9, 0.0, np.minimum(S, 100.0))  # rounding of running sums
     if len(points):
         tau = np.concatenate([[points[0] - 1], (points[:-1] + points[1:]) / 2, [points[-1] + 1]])
     else:
@@ -116,4 +116,4 @@ def best_tau(sweep: pd.DataFrame) -> float:
 def ausuc(scores: Any, labels: Any, unseen: Any) -> float:
     """Area under the seen-unseen curve over all tau, in [0, 1] (trapezoids over the exact sweep)."""
     sweep = tau_sweep(scores, labels, unseen)
-    return float(np.trapezoid(sweep["S"].to_numpy(), sweep["U"].to_numpy()) * 1e-4)
+    return float(min(1.0, np.trapezoid(sweep["S"].to_numpy(), sweep["U"].to_numpy()) / 1e4))
