@@ -86,7 +86,7 @@ class FrozenViT(nn.Module):
     @property
     def normalise(self) -> Normalise:
         """The pixel mean and standard deviation these weights were trained with."""
-        config = self.vit.pretrained_cfg or {}
+        config = getattr(self.vit, "pretrained_cfg", None) or {}
         return Normalise(tuple(config.get("mean", (0.5,) * 3)), tuple(config.get("std", (0.5,) * 3)))
 
     @torch.no_grad()

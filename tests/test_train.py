@@ -1,0 +1,134 @@
+"""The protocol end to end with a tiny ViT: selection, retraining, one evaluation, resuming, leaks."""
+
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vspcn_lib import metrics, train
+from vspcn_lib.config import Config, ConfigError, preset, update
+from vspcn_lib.runs import RunError, RunFolder
+from vspcn_lib.train import Interrupted, LeakError, fit, guard, run, selection_split, thin
+from vspcn_lib.workspace import Workspace
+
+BASE = {"data": {"size": 32}, "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3},
+        "train": {"epochs": 2, "batch_size": 4}}
+
+
+def _config(folder, **changes) -> Config:
+    return update(update(Config(), BASE), {**changes, "data": {"benchmark": str(folder), "size": 32}})
+
+
+@pytest.fixture
+def config(tiny_folder) -> Config:
+    return _config(tiny_folder)
+
+
+def test_a_run_writes_a_whole_record_and_its_metrics_come_from_its_scores(config, tiny_vit, tmp_path):
+    out = tmp_path / "run"
+    result = run(config, out, work=Workspace.open(config, tiny_vit))
+    assert {p.name for p in out.iterdir()} >= {"config.json", "steps.jsonl", "epochs.jsonl", "selection.json",
+                                               "checkpoint.safetensors", "scores.npz", "result.json"}
+    saved = RunFolder(out).scores()
+    m = metrics.gzsl_metrics(saved["scores"], saved["labels"], saved["unseen"], result["tau"])
+    assert (m.U, m.S, m.H, m.CZSL) == pytest.approx([result[k] for k in ("U", "S", "H", "CZSL")])
+    assert result["oracle"]["H"] >= result["H"]
+    assert result["seed"] == 0 and len(result["split"]) == 16 and result["environment"]["versions"]["torch"]
+    assert str(tmp_path) not in json.dumps({k: v for k, v in result.items() if k != "benchmark"})
+    assert run(config, out, resume=True) == result  # finished: returned, nothing opened
+    phases = [json.loads(line)["phase"] for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert phases[0] == "select" and phases[-1] == "final"
+
+
+def test_the_linear_head_sees_the_same_features_as_the_vit(tiny_folder, tiny_vit, tmp_path):
+    config = update(_config(tiny_folder), {"model": {"visual_prompts": 0, "semantic_prompts": 0}})
+    work = Workspace.open(config, tiny_vit)
+    found = work.features(np.array([3, 1]))
+    images = torch.cat([x for x, _, _ in train.Workspace.open(_config(tiny_folder), tiny_vit).batches(
+        np.array([3, 1]), augment=False).epoch(0)])
+    torch.testing.assert_close(found, tiny_vit.vit.forward_features(images)[:, 0])
+    assert run(config, tmp_path / "linear", work=work)["parameters"]["trainable"] == 32 * 6 + 6
+
+
+def test_an_interrupted_run_resumes_to_the_very_same_numbers(config, tiny_vit, tmp_path, monkeypatch):
+    whole = run(config, tmp_path / "whole", work=Workspace.open(config, tiny_vit))
+    calls, log = [], RunFolder.log
+
+    def interrupt_third_step(self, name, row):
+        log(self, name, row)
+        calls.append(name)
+        if calls.count("steps.jsonl") == 3 and name == "steps.jsonl":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "log", interrupt_third_step)
+    with pytest.raises(Interrupted, match="--resume"):
+        run(config, tmp_path / "cut", work=Workspace.open(config, tiny_vit))
+    monkeypatch.setattr(RunFolder, "log", log)
+    again = run(config, tmp_path / "cut", resume=True, work=Workspace.open(config, tiny_vit))
+    assert again["H"] == whole["H"] and again["tau"] == whole["tau"]
+    a, b = (RunFolder(tmp_path / name).scores()["scores"] for name in ("whole", "cut"))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_leaks_are_errors(config, tiny_vit, tmp_path):
+    work = Workspace.open(config, tiny_vit)
+    bench, folder = work.bench, RunFolder.create(tmp_path / "r", config, False)
+    with pytest.raises(LeakError, match="unseen"):
+        fit(work, folder, "final", np.concatenate([bench.trainval, bench.test_unseen[:1]]), 1)
+    with pytest.raises(LeakError, match="test images"):
+        guard(bench, np.concatenate([bench.trainval, bench.test_seen[:1]]), bench.unseen_classes, "selection")
+    inner, held = selection_split(bench, 0.2, 0)
+    with pytest.raises(LeakError):  # a validation class in the selection phase's training
+        fit(work, folder, "select", np.concatenate([inner, bench.val[:1]]), 1, (held, bench.val))
+
+
+def test_selection_split_and_thinning_are_disjoint_and_complete(config, tiny_vit):
+    bench = Workspace.open(config, tiny_vit).bench
+    inner, held = selection_split(bench, 0.25, 1)
+    assert not np.intersect1d(inner, held).size
+    np.testing.assert_array_equal(np.union1d(inner, held), bench.train)
+    assert not np.isin(bench.labels[inner], bench.val_classes).any()
+    few = thin(bench, bench.trainval, 2, 0)
+    assert np.bincount(bench.labels[few]).max() == 2 and np.isin(few, bench.trainval).all()
+
+
+def test_wrong_folders_and_configs_are_named(config, tiny_vit, tmp_path):
+    run(config, tmp_path / "run", work=Workspace.open(config, tiny_vit))
+    with pytest.raises(RunError, match="already holds a run"):
+        run(config, tmp_path / "run")
+    with pytest.raises(RunError, match=r"train.lr \(0.001 -> 0.1\)"):
+        run(update(config, {"train": {"lr": 0.1}}), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="holds no run to resume"):
+        run(config, tmp_path / "none", resume=True)
+    with pytest.raises(RunError, match="trained on backbone"):
+        RunFolder(tmp_path / "run").load_checkpoint({"tag": "other", "sha256": "f" * 64})
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"broken")
+    with pytest.raises(RunError, match="damaged"):
+        RunFolder(tmp_path / "run").load_checkpoint(tiny_vit.source)
+
+
+def test_size_must_fit_the_patch(config, tiny_vit):
+    with pytest.raises(ConfigError, match="choose 32 or 40"):
+        Workspace.open(update(config, {"data": {"size": 36}}), tiny_vit)
+    assert replace(config.data, size=40).size == 40
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"model": {"alpha_v": 1.5}}, r"model.alpha_v = 1.5 is out of range.*\[0.0, 1.0\]"),
+    ({"model": {"alpha_x": 0.5}}, "did you mean 'model.alpha_"), ({"modell": {}}, "unknown group"),
+    ({"loss": {"lambda_ced": -1.0}}, "loss.lambda_ced"), ({"train": {"epochs": "3"}}, "must be int"),
+    ({"model": {"embedding": "sideways"}}, "choose one of"), ({"loss": {"lambda_skd": float("nan")}}, "lambda_skd"),
+])
+def test_config_errors_name_the_field(change, words):
+    with pytest.raises(ConfigError, match=words):
+        update(Config(), change)
+
+
+def test_presets(capsys):
+    with pytest.raises(ConfigError, match="did you mean 'cub100'"):
+        preset("cub10")
+    assert not preset("cub100-linear").model.prompted and preset("cub100").model.prompted
+    assert preset("sun").loss.lambda_skd == 0.35
