@@ -69,7 +69,7 @@ def test_fetch_resumes_checks_and_unpacks(server, tmp_path, capsys):
 def test_wrong_checksum_moves_the_file_aside(server, tmp_path):
     url, files, _ = server
     files["set.zip"] = _zip({"set/a": b"1"})
-    with pytest.raises(ArchiveError, match="expected .* md5 00"):
+    with pytest.raises(ArchiveError, match=r"expected .* md5 00"):
         fetch("x", tmp_path, (Archive(f"{url}/set.zip", "set", None, "00" * 16),))
     assert not (tmp_path / "set").exists() and (tmp_path / "set.zip.bad").exists()
 

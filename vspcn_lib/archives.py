@@ -79,8 +79,8 @@ def _download(archive: Archive, root: Path) -> Path:
     if not file.exists():
         have = part.stat().st_size if part.exists() else 0
         if archive.size and archive.size - have > shutil.disk_usage(root).free:
-            raise ArchiveError(f"{archive.filename} needs {(archive.size - have) / 1e9:.1f} GB more, the disk of {root} "
-                               f"has {shutil.disk_usage(root).free / 1e9:.1f} GB: free some space")
+            raise ArchiveError(f"{archive.filename} needs {(archive.size - have) / 1e9:.1f} GB more, the disk of "
+                               f"{root} has {shutil.disk_usage(root).free / 1e9:.1f} GB: free some space")
         if not archive.size or have < archive.size:
             _stream(archive, part, have)
         _check(archive, part)
@@ -120,8 +120,8 @@ def _check(archive: Archive, part: Path) -> None:
     if (archive.size and size != archive.size) or (archive.md5 and found != archive.md5):
         bad = part.with_suffix(".bad")
         os.replace(part, bad)
-        raise ArchiveError(f"checksum mismatch for {archive.filename}: expected {archive.size} bytes, md5 {archive.md5}; "
-                           f"found {size} bytes, md5 {found}; it was moved to {bad.name}, run the command again")
+        raise ArchiveError(f"checksum mismatch for {archive.filename}: expected {archive.size} bytes, md5 "
+                           f"{archive.md5}; found {size} bytes, md5 {found}; it was moved to {bad.name}, run the command again")
     print(f"{archive.filename}: {size:,} bytes, md5 {found}" + ("" if archive.md5 else " (none published to compare)"))
 
 
@@ -134,8 +134,8 @@ def _unpack(file: Path, root: Path) -> None:
                     for name in tqdm(archive.namelist(), f"unpacking {file.name}"):
                         inside = (Path(folder) / name).resolve()
                         if name.startswith("/") or not inside.is_relative_to(Path(folder).resolve()):
-                            raise ArchiveError(f"{file.name} holds '{name}', which lies outside its folder: nothing was "
-                                               "unpacked, do not use this file")
+                            raise ArchiveError(f"{file.name} holds '{name}', which lies outside its folder: "
+                                               "nothing was unpacked, do not use this file")
                         archive.extract(name, folder)
             else:
                 with tarfile.open(file) as archive:

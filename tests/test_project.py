@@ -1,0 +1,62 @@
+"""The project's own promises: imports go one way, lists of packages agree, the command line answers."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vspcn_lib.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORTS = {  # who may import whom
+    "config": set(), "fusion": set(), "metrics": set(), "plots": set(), "weights": set(), "images": set(),
+    "semantics": set(), "birdlets": set(), "benchmarks": set(), "losses": {"config"}, "runs": {"config"},
+    "archives": {"benchmarks"}, "backbone": {"images", "weights"}, "model": {"backbone", "config", "fusion"},
+    "capture": {"fusion", "model"},
+    "workspace": {"backbone", "benchmarks", "birdlets", "config", "images", "model", "semantics"},
+    "train": {"losses", "metrics", "benchmarks", "config", "model", "runs", "workspace"},
+    "bench": {"losses", "backbone", "config", "model"},
+    "demo": {"metrics", "plots", "birdlets", "capture", "config", "images", "model", "runs", "train", "workspace"},
+    "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
+}
+
+
+def _imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vspcn_lib"):
+            found |= {node.module.split(".")[1]} if "." in node.module else {a.name for a in node.names}
+    return found
+
+
+def test_modules_import_one_way_and_stay_small():
+    for path in (ROOT / "vspcn_lib").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 360, f"{path.name}: two ideas in one module?"
+        if path.stem != "cli":
+            assert _imported(path) <= IMPORTS[path.stem], path.name
+
+
+def test_environment_constraints_and_pyproject_agree():
+    text = (ROOT / "environment.yml").read_text()
+    assert "-e .[notebooks,dev]" in text and text.count("\n  - ") == 4  # channel, python, pip, pip's list: nothing else
+    project = (ROOT / "pyproject.toml").read_text()
+    names = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().split()}
+    assert "http" not in (ROOT / "constraints.txt").read_text()
+    for name in names - {"torchvision"}:  # that one comes with timm
+        assert f'"{name}' in project, f"{name} is constrained but not asked for"
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    (["train", "--preset", "cub10"], "did you mean 'cub100'"), (["trian"], "unknown command"),
+    (["data", "fetch", "imagenet"], "choose one of cub"), (["evaluate", "/nowhere"], "holds no scores.npz"),
+])
+def test_mistakes_are_one_clear_line(args, words, capsys):
+    assert main(args) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_help_reads_well():
+    done = subprocess.run([sys.executable, "-m", "vspcn_lib", "train", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "--model.alpha-v" in done.stdout and "SVPF" in done.stdout
