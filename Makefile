@@ -12,6 +12,12 @@ test: .venv/ready
 lint: .venv/ready
 	$(PY) -m ruff check vspcn_lib tests
 
+figures: .venv/ready
+	$(PY) -m vspcn_lib figures
+
+lab: .venv/ready
+	$(PY) -m jupyterlab notebooks
+
 # uv installs in half a minute; plain pip is the fall-back where uv has no wheel.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, this is ' + sys.version) if sys.version_info < (3, 11) else None"

@@ -19,7 +19,7 @@ IMPORTS = {  # who may import whom
     "train": {"losses", "metrics", "benchmarks", "config", "model", "runs", "workspace"},
     "bench": {"losses", "backbone", "config", "model"},
     "demo": {"metrics", "plots", "birdlets", "capture", "config", "images", "model", "runs", "train", "workspace"},
-    "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
+    "records": {"metrics", "plots", "config", "runs"}, "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
 }
 
 
@@ -58,5 +58,6 @@ def test_mistakes_are_one_clear_line(args, words, capsys):
 
 
 def test_help_reads_well():
-    done = subprocess.run([sys.executable, "-m", "vspcn_lib", "train", "--help"], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "vspcn_lib", "train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "--model.alpha-v" in done.stdout and "SVPF" in done.stdout

@@ -20,6 +20,8 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
   data verify NAME     what is there, what is missing, whether the counts are the published ones
+  record RUN FILE      keep a finished run as one small JSON file
+  figures              redraw every figure from the committed records
   bench                cost of a VSPCN step against the frozen ViT's
 """
 
@@ -85,6 +87,22 @@ class Demo:
 
     out: Path = Path("outputs/demo")
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """Keep a finished run as one small JSON file: config, result, selection, tau sweep."""
+
+    run: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Redraw every figure, and print the table, from the committed records."""
+
+    records: Path = Path("records")
+    out: Path = Path("figures")
 
 
 def _named_preset(args: list[str], default: str) -> str:
@@ -154,8 +172,23 @@ def _demo(a: Demo) -> None:
     demo(a.out, a.seed)
 
 
+def _record(a: Record) -> None:
+    from vspcn_lib.records import write_record
+
+    print(write_record(a.run, a.file))
+
+
+def _figures(a: Figures) -> None:
+    from vspcn_lib.records import draw_figures, read_records, summary
+
+    print(summary(read_records(a.records)).to_string(index=False))
+    for path in draw_figures(a.records, a.out):
+        print(path)
+
+
 COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
-            "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench)}
+            "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
+            "record": (Record, _record), "figures": (Figures, _figures)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,81 @@
+"""Small committed records of finished runs, and every figure redrawn from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vspcn_lib import metrics, plots
+from vspcn_lib.config import as_dict
+from vspcn_lib.runs import RunError, RunFolder
+
+
+def write_record(run: Path, target: Path) -> Path:
+    """One JSON file: config, result, selection and the exact tau sweep of a finished run; no photo, no path.
+
+    Raises `RunError` for an unfinished run.
+    """
+    folder = RunFolder(run)
+    result = folder.read_json("result.json")
+    if result is None:
+        raise RunError(f"{run} has no result.json: finish the run with --resume")
+    saved = folder.scores()
+    sweep = metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
+    record = {"config": as_dict(folder.config()), "result": result, "selection": folder.read_json("selection.json"),
+              "sweep": {c: [round(v, 4) for v in sweep[c]] for c in ("tau", "U", "S")}}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+    return target
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every record of a folder by file name."""
+    return {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
+
+
+def method(record: dict[str, Any]) -> str:
+    """The name of a record's row: VSPCN or the linear head, and the image size."""
+    model, size = record["config"]["model"], record["config"]["data"]["size"]
+    prompted = model["visual_prompts"] + model["semantic_prompts"] > 0
+    return f"{'VSPCN' if prompted else 'linear head'}, {size} px"
+
+
+def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Mean and standard deviation over seeds by benchmark and method: U, S, H at the validation tau, oracle H, ..."""
+    rows = []
+    for record in records.values():
+        r = record["result"]
+        rows.append({"benchmark": r["benchmark"], "method": method(record), **{k: r[k] for k in ("U", "S", "H", "CZSL")},
+                     "oracle H": r["oracle"]["H"], "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
+                     "seconds": r["seconds"], "seeds": 1})
+    groups = pd.DataFrame(rows).groupby(["benchmark", "method"])
+    out = pd.DataFrame(index=groups.size().index)
+    for c in ("U", "S", "H", "oracle H", "CZSL", "AUSUC"):
+        digits = 3 if c == "AUSUC" else 1
+        spread = groups[c].std().fillna(np.nan)
+        out[c] = [f"{m:.{digits}f}" + ("" if np.isnan(s) else f" ± {s:.{digits}f}")
+                  for m, s in zip(groups[c].mean(), spread, strict=True)]
+    out["trainable"], out["seconds"] = groups["trainable"].first(), groups["seconds"].mean().round().astype(int)
+    out["seeds"] = groups.size()
+    return out.reset_index()
+
+
+def draw_figures(records: Path, target: Path) -> list[Path]:
+    """The seen-unseen curve of each benchmark (first seed of each method), from the committed records alone."""
+    found, drawn = read_records(records), []
+    for benchmark in sorted({r["result"]["benchmark"] for r in found.values()}):
+        curves, chosen = {}, {}
+        for record in found.values():
+            name = method(record)
+            if record["result"]["benchmark"] == benchmark and name not in curves:
+                sweep = pd.DataFrame(record["sweep"])
+                sweep["H"] = metrics.harmonic(sweep["U"].to_numpy(), sweep["S"].to_numpy())
+                curves[name], chosen[name] = sweep, record["result"]["tau"]
+        axes = plots.seen_unseen_curve(curves, chosen)
+        axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
+        drawn.append(plots.save(axes, target / f"seen_unseen_{benchmark}.png"))
+    return drawn
