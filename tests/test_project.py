@@ -19,7 +19,8 @@ IMPORTS = {  # who may import whom
     "train": {"losses", "metrics", "benchmarks", "config", "model", "runs", "workspace"},
     "bench": {"losses", "backbone", "config", "model"},
     "demo": {"metrics", "plots", "birdlets", "capture", "config", "images", "model", "runs", "train", "workspace"},
-    "records": {"metrics", "plots", "config", "runs"}, "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
+    "records": {"metrics", "plots", "config", "runs"},
+    "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
 }
 
 

@@ -121,7 +121,8 @@ def _check(archive: Archive, part: Path) -> None:
         bad = part.with_suffix(".bad")
         os.replace(part, bad)
         raise ArchiveError(f"checksum mismatch for {archive.filename}: expected {archive.size} bytes, md5 "
-                           f"{archive.md5}; found {size} bytes, md5 {found}; it was moved to {bad.name}, run the command again")
+                           f"{archive.md5}; found {size} bytes, md5 {found}; it was moved to {bad.name}, run the "
+                           "command again")
     print(f"{archive.filename}: {size:,} bytes, md5 {found}" + ("" if archive.md5 else " (none published to compare)"))
 
 
