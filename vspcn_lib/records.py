@@ -50,7 +50,8 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     for record in records.values():
         r = record["result"]
         rows.append({"benchmark": r["benchmark"], "method": method(record),
-                     **{k: r[k] for k in ("U", "S", "H", "CZSL")}, "oracle H": r["oracle"]["H"], "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
+                     **{k: r[k] for k in ("U", "S", "H", "CZSL")}, "oracle H": r["oracle"]["H"],
+                     "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
                      "seconds": r["seconds"], "seeds": 1})
     groups = pd.DataFrame(rows).groupby(["benchmark", "method"])
     out = pd.DataFrame(index=groups.size().index)
