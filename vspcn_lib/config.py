@@ -165,7 +165,7 @@ _LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
            "train": {"epochs": 30, "batch_size": 64, "weight_decay": 0.0, "augment": False}}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "train": {"epochs": 4}},
+    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "train": {"epochs": 6}},
     "cub100": {"data": {"benchmark": "cub100", "size": 224}},
     "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}},
     "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB,

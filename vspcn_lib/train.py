@@ -180,10 +180,15 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 history.append(validate(work, model, *validation, epoch + 1))
                 if acc.is_main_process:
                     folder.log("epochs.jsonl", {"phase": phase, **history[-1]})
-                acc.print("  epoch {epoch}: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau {tau:+.2f}".format(
-                    **history[-1]))
+                if c.model.prompted:  # the linear head's epochs pass in a blink
+                    acc.print(describe(history[-1]))
             save(epoch + 1, 0)
     return model, history
+
+
+def describe(row: dict[str, float]) -> str:
+    """One line on a validation epoch."""
+    return "  epoch {epoch}: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau {tau:+.2f}".format(**row)
 
 
 def validate(work: Workspace, model: VSPCN, held_out: np.ndarray, pseudo: np.ndarray, epoch: int) -> dict[str, float]:
@@ -220,6 +225,7 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         _, history = fit(work, folder, "select", inner, t.epochs, validation)
         selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
         folder.write_json("selection.json", selected)
+    work.accelerator.print("kept" + describe(selected["best"]))
     trainval = thin(bench, bench.trainval, config.data.images_per_class, t.seed)
     model, _ = fit(work, folder, "final", trainval, selected["best"]["epoch"])
     folder.save_checkpoint(model.state(), work.backbone.source)

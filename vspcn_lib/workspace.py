@@ -20,7 +20,7 @@ from vspcn_lib.images import Batches, cache_dir, image_cache
 from vspcn_lib.model import VSPCN
 from vspcn_lib.semantics import attribute_vectors
 
-BIRDLETS = "birdlets-v1"  # folder in the cache; the version changes when the pixels do
+BIRDLETS = "birdlets-v2"  # folder in the cache; the version changes when the pixels do
 
 
 def open_benchmark(config: DataConfig) -> Benchmark:
