@@ -5,17 +5,17 @@ import struct
 import zlib
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import ATTRIBUTES, SHARED, needs_shared
 from PIL import Image
 from scipy.io import loadmat
 
-from vspcn_lib import birdlets, images
-from vspcn_lib.benchmarks import BenchmarkError, load_benchmark, read_proposed_split
+from vspcn_lib import images
+from vspcn_lib.benchmarks import load_benchmark, read_proposed_split
 from vspcn_lib.images import Batches, ImageError, Normalise, decode, image_cache
 from vspcn_lib.semantics import SemanticsError, attribute_phrase, attribute_vectors, load_vectors
+from vspcn_lib.splits import BenchmarkError
 
 COUNTS = {"CUB": (7057, 1764, 2967, 4702, 2355), "SUN": (10320, 2580, 1440, 9280, 1040),
           "AWA2": (23527, 5882, 7913, 16187, 7340)}
@@ -186,22 +186,6 @@ def test_phrases_and_vectors(tmp_path):
         attribute_vectors(["xqzv"], str(file))
     with pytest.raises(SemanticsError, match="did you mean 'glove-50'"):
         load_vectors("glove-5")
-
-
-def test_birdlets_are_repeatable_and_their_prototypes_are_measured(tmp_path):
-    a, b = (birdlets.build_birdlets(tmp_path / n, species=10, images_per_species=5, size=32, progress=False)
-            for n in "ab")
-    for file in sorted(p.relative_to(a) for p in a.rglob("*") if p.is_file()):
-        assert (a / file).read_bytes() == (b / file).read_bytes()
-    bench = load_benchmark(a)
-    assert len(bench.attribute_names) >= 64 and len(bench.unseen_classes) == 3
-    table = pd.read_csv(a / "attributes.csv", index_col="class")
-    per_image = (table * 5).to_numpy()
-    np.testing.assert_allclose(per_image, per_image.round())  # frequencies over 5 images
-    groups = table.T.groupby(lambda c: c.split("::")[0]).sum()
-    np.testing.assert_allclose(groups, 1.0, atol=1e-6)  # each image shows one value of each group
-    attribute_vectors(bench.attribute_names)  # every name is known
-    assert birdlets.contact_sheet(a, tmp_path / "sheet.png").stat().st_size < 600_000
 
 
 def test_tiny_attributes_are_known():

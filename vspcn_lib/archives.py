@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-from vspcn_lib.benchmarks import LAYOUTS, BenchmarkError, load_benchmark, read_proposed_split
+from vspcn_lib.benchmarks import LAYOUTS, load_benchmark, read_proposed_split
+from vspcn_lib.splits import BenchmarkError
 
 
 class ArchiveError(RuntimeError):

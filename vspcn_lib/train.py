@@ -17,10 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vspcn_lib import losses, metrics
-from vspcn_lib.benchmarks import Benchmark
 from vspcn_lib.config import Config
 from vspcn_lib.model import VSPCN
 from vspcn_lib.runs import RunFolder, command_line, environment
+from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vspcn_lib.backbone import FrozenViT, load_backbone
-from vspcn_lib.benchmarks import Benchmark, load_benchmark
+from vspcn_lib.benchmarks import load_benchmark
 from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.images import Batches, cache_dir, image_cache
 from vspcn_lib.model import VSPCN
 from vspcn_lib.semantics import attribute_vectors
+from vspcn_lib.splits import Benchmark
 
 BIRDLETS = "birdlets-v2"  # folder in the cache; the version changes when the pixels do
 

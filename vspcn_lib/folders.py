@@ -1,0 +1,86 @@
+"""The folder benchmark: the user's own images, one class folder each."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from vspcn_lib.splits import Benchmark, BenchmarkError, files_below
+
+
+def read_folder(folder: Path) -> Benchmark:
+    """images/<class>/<file>, attributes.csv, splits.json (drawn with seed 0 and said so when absent).
+
+    Raises `BenchmarkError` that names the file and the entry.
+    """
+    classes, names, prototypes = _attributes_csv(folder / "attributes.csv")
+    files = sorted(files_below(folder / "images"))
+    if not files:
+        raise BenchmarkError(f"{folder / 'images'} holds no images: put them in images/<class>/<file>")
+    position, index = {c: i for i, c in enumerate(classes)}, {f: i for i, f in enumerate(files)}
+    for f in files:
+        if f.split("/")[0] not in position:
+            raise BenchmarkError(f"class '{f.split('/')[0]}' has images but no row in {folder}/attributes.csv: add it")
+    labels = np.array([position[f.split("/")[0]] for f in files], dtype=np.int64)
+    file, note, rng = folder / "splits.json", "", np.random.default_rng(0)
+    if file.exists():
+        try:
+            splits = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise BenchmarkError(f"{file} is not valid JSON: {error}") from error
+        lists = []
+        for key in ("trainval", "test_seen", "test_unseen"):
+            if not isinstance(splits.get(key), list) or not splits[key]:
+                raise BenchmarkError(f"{file}: '{key}' must be a list of '<class>/<file>' that is not empty")
+            lost = [f for f in splits[key] if f not in index]
+            if lost:
+                raise BenchmarkError(f"{file}: {len(lost)} of '{key}' are not in images/, first '{lost[0]}'")
+            lists.append(np.array(sorted(index[f] for f in splits[key]), dtype=np.int64))
+        val_names = splits.get("val_classes")
+    else:
+        lists, val_names = _draw(labels, rng), None
+        note = f"{file.name} is absent: drew 30 % unseen classes and 20 % test_seen images with seed 0"
+    if val_names is None:
+        seen = rng.permutation(np.unique(labels[lists[0]]))
+        val = np.sort(seen[:max(1, round(len(seen) / 3))])
+        note += ("; " if note else "") + "no val_classes given: drew a third of the seen classes with seed 0"
+    else:
+        unknown = [c for c in val_names if c not in position]
+        if unknown:
+            raise BenchmarkError(f"{file}: val class '{unknown[0]}' has no row in attributes.csv")
+        val = np.array(sorted(position[c] for c in val_names), dtype=np.int64)
+    paths = tuple(folder / "images" / f for f in files)
+    return Benchmark(folder.name, paths, labels, classes, names, prototypes, *lists, val, note)
+
+
+def _draw(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    classes = rng.permutation(np.unique(labels))
+    unseen = classes[:max(1, round(0.3 * len(classes)))]
+    trainval, test_seen = [], []
+    for c in np.setdiff1d(classes, unseen):
+        images = rng.permutation(np.flatnonzero(labels == c))
+        cut = max(1, round(0.2 * len(images)))
+        test_seen.extend(images[:cut])
+        trainval.extend(images[cut:])
+    return [np.sort(np.array(part, dtype=np.int64))
+            for part in (trainval, test_seen, np.flatnonzero(np.isin(labels, unseen)))]
+
+
+def _attributes_csv(file: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
+    if not file.is_file():
+        raise BenchmarkError(f"{file} is missing: it needs a header 'class,<attribute>,...' and one row a class")
+    with file.open(newline="") as opened:
+        rows = [row for row in csv.reader(opened) if row]
+    if len(rows) < 3 or len(rows[0]) < 2 or rows[0][0] != "class":
+        raise BenchmarkError(f"{file}: the header must be 'class,<attribute>,...' with one row a class below it")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise BenchmarkError(f"{file}, row {number}: {len(row)} fields, the header has {len(rows[0])}")
+    try:
+        values = np.array([row[1:] for row in rows[1:]], dtype=np.float32)
+    except ValueError as error:
+        raise BenchmarkError(f"{file}: an attribute is not a number ({error})") from error
+    return tuple(row[0] for row in rows[1:]), tuple(rows[0][1:]), values
