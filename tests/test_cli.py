@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from vspcn_lib.backbone import load_backbone
 from vspcn_lib.cli import main
-from vspcn_lib.records import draw_figures, read_records
+from vspcn_lib.records import draw_figures, markdown, read_records, summary
 from vspcn_lib.weights import BackboneError, packaged_vit_s14
 
 
@@ -59,6 +59,13 @@ def test_committed_records_redraw_and_carry_their_proof(tmp_path):
                                                                           strict=True))
         assert best == pytest.approx(r["oracle"]["H"], abs=0.01), name
         assert r["backbone"]["sha256"] and ': "/' not in json.dumps(record)  # no path of a machine
+
+
+def test_the_readme_shows_the_records_own_table():
+    root = Path(__file__).resolve().parents[1]
+    table = markdown(summary(read_records(root / "records")))
+    assert table == (root / "figures" / "results.md").read_text(), "run make figures"
+    assert table in (root / "README.md").read_text(), "copy figures/results.md into the README"
 
 
 def test_the_packaged_vit_loads_strictly(tmp_path):

@@ -179,9 +179,12 @@ def _record(a: Record) -> None:
 
 
 def _figures(a: Figures) -> None:
-    from vspcn_lib.records import draw_figures, read_records, summary
+    from vspcn_lib.records import draw_figures, markdown, read_records, summary
 
-    print(summary(read_records(a.records)).to_string(index=False))
+    table = summary(read_records(a.records))
+    print(table.to_string(index=False))
+    a.out.mkdir(parents=True, exist_ok=True)
+    (a.out / "results.md").write_text(markdown(table))
     for path in draw_figures(a.records, a.out):
         print(path)
 

@@ -65,6 +65,12 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return out.reset_index()
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """A `summary` as a Markdown table."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *(map(str, row) for row in table.itertuples(index=False))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
 def draw_figures(records: Path, target: Path) -> list[Path]:
     """The seen-unseen curve of each benchmark (first seed of each method), from the committed records alone."""
     found, drawn = read_records(records), []
