@@ -67,7 +67,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """A `summary` as a Markdown table."""
-    rows = [list(table.columns), ["---"] * len(table.columns), *(map(str, row) for row in table.itertuples(index=False))]
+    rows = [list(table.columns), ["---"] * len(table.columns), *(map(str, r) for r in table.itertuples(index=False))]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
