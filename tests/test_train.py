@@ -110,6 +110,24 @@ def test_wrong_folders_and_configs_are_named(config, tiny_vit, tmp_path):
         RunFolder(tmp_path / "run").load_checkpoint(tiny_vit.source)
 
 
+def test_a_full_disk_keeps_what_was_saved(config, tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path / "r", config, False)
+    folder.save_state({"phase": "select", "epoch": 3})
+    folder.save_scores(scores=np.ones((2, 2)))
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    for name in ("torch.save", "numpy.savez_compressed", "vspcn_lib.runs.save_file", "pathlib.Path.write_text"):
+        monkeypatch.setattr(name, full)
+    for write in (lambda: folder.save_state({}), lambda: folder.save_scores(scores=np.zeros(1)),
+                  lambda: folder.save_checkpoint({}, {}), lambda: folder.write_json("result.json", {})):
+        with pytest.raises(RunError, match=r"No space left.*--resume"):
+            write()
+    assert folder.load_state()["epoch"] == 3 and folder.scores()["scores"].shape == (2, 2)
+    assert not list((tmp_path / "r").glob("partial-*"))
+
+
 def test_size_must_fit_the_patch(config, tiny_vit):
     with pytest.raises(ConfigError, match="choose 32 or 40"):
         Workspace.open(update(config, {"data": {"size": 36}}), tiny_vit)

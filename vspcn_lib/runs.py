@@ -8,6 +8,8 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,19 +28,23 @@ class RunError(RuntimeError):
     """A run folder cannot be used as asked; the message names the file and what to do."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush to disk, then rename: a kill or a full disk leaves the old file whole."""
-    partial = path.with_name(path.name + ".partial")
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write instead of `path`, renamed over it at the end: a kill or a full disk leaves the old file whole.
+
+    Raises `RunError` where writing failed (torch reports a full disk as RuntimeError).
+    """
+    partial = path.with_name(f"partial-{path.name}")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"could not write {path}: {error}; what was saved before is whole, free some space and "
+                       "continue with --resume") from error
+    finally:
         partial.unlink(missing_ok=True)
-        raise RunError(f"could not write {path}: {error.strerror or error}; what was saved before is whole, free "
-                       "some space and continue with --resume") from error
 
 
 def environment() -> dict[str, Any]:
@@ -96,7 +102,8 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
-        write_atomic(self.path / name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+        with replacing(self.path / name) as partial:
+            partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the folder, None where it does not exist."""
@@ -110,14 +117,9 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict[str, Tensor], backbone: dict[str, str]) -> None:
         """The trained weights as safetensors, with config and backbone in the metadata."""
-        partial = self.path / "checkpoint.partial"
         meta = {"config": json.dumps(as_dict(self.config())), "backbone": json.dumps(backbone)}
-        try:
+        with replacing(self.path / "checkpoint.safetensors") as partial:
             save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, partial, metadata=meta)
-            os.replace(partial, self.path / "checkpoint.safetensors")
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise RunError(f"could not write the checkpoint in {self.path}: {error}") from error
 
     def load_checkpoint(self, backbone: dict[str, str]) -> dict[str, Tensor]:
         """The trained weights. Raises `RunError` when missing, damaged, or trained on another backbone."""
@@ -139,9 +141,8 @@ class RunFolder:
 
     def save_scores(self, **arrays: np.ndarray) -> None:
         """The score matrix and what is needed to read it, once; every metric is computed from it."""
-        partial = self.path / "scores.partial.npz"
-        np.savez_compressed(partial, **arrays)
-        os.replace(partial, self.path / "scores.npz")
+        with replacing(self.path / "scores.npz") as partial:
+            np.savez_compressed(partial, **arrays)
 
     def scores(self) -> dict[str, np.ndarray]:
         """scores, labels, unseen, class_names of the test evaluation. Raises `RunError` when missing."""
@@ -153,9 +154,8 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Everything needed to continue, as one atomic file."""
-        partial = self.path / "state.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.path / "state.pt")
+        with replacing(self.path / "state.pt") as partial:
+            torch.save(state, partial)
 
     def load_state(self) -> dict[str, Any] | None:
         """The state to continue from, None where the run has not come that far."""
