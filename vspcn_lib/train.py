@@ -119,7 +119,8 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
 
     model = work.model()
     batches = work.batches(indices, augment=c.train.augment or not c.model.prompted)
-    optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay)
+    optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
+                                 fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
     state = folder.load_state()
     if state and state["phase"] == phase:

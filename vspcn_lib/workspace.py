@@ -53,6 +53,9 @@ class Workspace:
         backbone = backbone or load_backbone(config.model.backbone, config.data.size)
         config.check_patch(backbone.patch, len(backbone.blocks))
         accelerator = Accelerator(mixed_precision=config.train.precision)
+        if accelerator.device.type == "cpu" and config.train.precision == "bf16":
+            for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
+                block.attn.fused_attn = False
         pixels = image_cache(bench.image_paths, config.data.size)
         if bench.note:
             accelerator.print(bench.note)
