@@ -10,8 +10,9 @@ import torch
 
 from vspcn_lib import metrics, train
 from vspcn_lib.config import Config, ConfigError, preset, update
+from vspcn_lib.evaluation import LeakError, guard
 from vspcn_lib.runs import RunError, RunFolder
-from vspcn_lib.train import Interrupted, LeakError, fit, guard, run, selection_split, thin
+from vspcn_lib.train import Interrupted, fit, run, selection_split, thin
 from vspcn_lib.workspace import Workspace
 
 BASE = {"data": {"size": 32}, "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3},
@@ -148,5 +149,5 @@ def test_config_errors_name_the_field(change, words):
 def test_presets(capsys):
     with pytest.raises(ConfigError, match="did you mean 'cub100'"):
         preset("cub10")
-    assert not preset("cub100-linear").model.prompted and preset("cub100").model.prompted
+    assert preset("cub100-linear").model.cached and not preset("cub100").model.cached
     assert preset("sun").loss.lambda_skd == 0.35

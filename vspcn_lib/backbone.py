@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -89,7 +88,6 @@ class FrozenViT(nn.Module):
         config = getattr(self.vit, "pretrained_cfg", None) or {}
         return Normalise(tuple(config.get("mean", (0.5,) * 3)), tuple(config.get("std", (0.5,) * 3)))
 
-    @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W], normalised, to the tokens before block 1, [B, prefix + N, D]."""
         return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))

@@ -13,7 +13,6 @@ from vspcn_lib.backbone import load_backbone
 from vspcn_lib.config import Config
 from vspcn_lib.model import VSPCN
 
-
 ATTRIBUTES = {"birdlets": 82, "sun": 102, "awa2": 85}  # CUB and cub100: 312
 
 

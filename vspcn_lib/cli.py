@@ -10,12 +10,14 @@ from typing import Annotated
 
 import tyro
 
-from vspcn_lib.config import Config, ConfigError, preset
+from vspcn_lib.config import ROWS, Config, ConfigError, preset, row, update
 
 HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help lists the options)
 
   demo                 birdlets, linear head and VSPCN: one table, three pictures
   train                select on validation classes, retrain on trainval, evaluate once
+  resume RUN           finish an interrupted run with its own settings
+  ablate               every row of the ablation table and every baseline, several seeds: records and a table
   evaluate RUN         the metrics of a finished run, from its saved score matrix
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
@@ -71,6 +73,34 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """Finish the run of a folder with the config it was started with."""
+
+    run: tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """The ablation table: every row and baseline under one protocol; finished runs are skipped."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "birdlets"
+    """settings that the rows change"""
+    rows: tuple[str, ...] = tuple(ROWS)
+    """rows to run, in this order"""
+    seeds: int = 3
+    """seeds 0 .. N-1"""
+    fast: bool = False
+    """only show that every row runs: 56 px, 4 images a class, one epoch; the numbers mean nothing"""
+    any_code: bool = False
+    """take a finished run with the same config even if the code has changed since"""
+    out: Path = Path("outputs/ablate")
+    """run folders"""
+    records: Path = Path("outputs/ablate/records")
+    """one JSON record a run, and the table"""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Seconds of a VSPCN training step and of the frozen ViT's forward plus backward, measured in turn."""
 
@@ -118,7 +148,7 @@ def _named_preset(args: list[str], default: str) -> str:
 def _parse(command: type, args: list[str]):
     name = command.__name__.lower()
     prog = f"python -m vspcn_lib {name}"
-    if command in (Train, Bench):
+    if command in (Train, Bench, Ablate):
         chosen = _named_preset(args, command.preset)
         return tyro.cli(command, args=args, prog=prog, default=command(config=preset(chosen), preset=chosen))
     return tyro.cli(command, args=args, prog=prog)
@@ -135,8 +165,8 @@ def _train(a: Train) -> None:
 
 
 def _evaluate(a: Evaluate) -> None:
+    from vspcn_lib.evaluation import test_metrics
     from vspcn_lib.runs import RunFolder
-    from vspcn_lib.train import test_metrics
 
     saved = RunFolder(a.run).scores()
     tau = float(saved["tau"]) if a.tau is None else a.tau
@@ -158,6 +188,33 @@ def _data(a: Data) -> None:
         print(archives.verify(a.name, a.root))
     else:
         raise ConfigError(f"unknown action '{a.action}': choose fetch or verify")
+
+
+def _resume(a: Resume) -> None:
+    from vspcn_lib.demo import table
+    from vspcn_lib.runs import RunFolder
+    from vspcn_lib.train import run
+
+    print("\n" + table({a.run.name: run(RunFolder(a.run).config(), a.run, resume=True)}))
+
+
+def _ablate(a: Ablate) -> int:
+    from vspcn_lib.records import markdown, read_records
+    from vspcn_lib.runner import Job, execute
+    from vspcn_lib.tables import ablation_table
+
+    jobs = [Job(name, row(a.config, name, seed)) for seed in range(a.seeds) for name in a.rows]
+    if a.fast:
+        small = {"data": {"size": 56, "images_per_class": 4}, "train": {"epochs": 1}}
+        jobs = [Job(job.row, update(job.config, small)) for job in jobs]
+    failed = execute(jobs, a.out, a.records, a.any_code)
+    made = {job.name for job in jobs}
+    table = ablation_table({n: r for n, r in read_records(a.records).items() if n in made})
+    print("\n" + table.to_string(index=False))
+    (a.records / "table.md").write_text(markdown(table))
+    for name, message in failed.items():
+        print(f"FAILED {name}: {message}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _bench(a: Bench) -> None:
@@ -191,6 +248,7 @@ def _figures(a: Figures) -> None:
 
 COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
             "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
+            "resume": (Resume, _resume), "ablate": (Ablate, _ablate),
             "record": (Record, _record), "figures": (Figures, _figures)}
 
 
@@ -205,10 +263,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     command, act = COMMANDS[args[0]]
     try:
-        act(_parse(command, args[1:]))
+        return act(_parse(command, args[1:])) or 0
     except Exception as error:
         if type(error).__module__.startswith("vspcn_lib"):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 2
         raise
-    return 0

@@ -47,6 +47,10 @@ class ModelConfig:
 
     backbone: str = "packaged:vit-s14"
     """packaged:vit-s14 (no model hub needed), a timm name (weights from the hub), or NAME@FILE.safetensors"""
+    method: Literal["vspcn", "eszsl", "vpt-shallow", "vpt-deep", "sp", "finetune"] = "vspcn"
+    """vspcn, or a baseline under the same protocol; without prompts vspcn is the linear head on the frozen ViT"""
+    tuned_blocks: int = 0
+    """finetune only: the last blocks that train; as many as the ViT has, or more, means every parameter"""
     visual_prompts: int = 8
     """[P_v] 8 and 8: the counts of the first working prototype; 0 switches the visual side off"""
     semantic_prompts: int = 8
@@ -76,12 +80,13 @@ class ModelConfig:
         check_range("model.visual_prompts", self.visual_prompts, 0, 512)
         check_range("model.semantic_prompts", self.semantic_prompts, 0, 512)
         check_range("model.first_strong_block", self.first_strong_block, 1, 1000)
+        check_range("model.tuned_blocks", self.tuned_blocks, 0, 1000)
         check_range("model.scale", self.scale, 1e-3, 1e3)
 
     @property
-    def prompted(self) -> bool:
-        """Whether anything at all is put into the ViT; otherwise its features can be computed once."""
-        return self.visual_prompts + self.semantic_prompts > 0
+    def cached(self) -> bool:
+        """Whether an image's features never change, so that the frozen ViT sees it once and only heads train."""
+        return self.method == "eszsl" or (self.method == "vspcn" and not self.visual_prompts + self.semantic_prompts)
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,42 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, "model": _HUB,
              "train": {"epochs": 20}},
 }
+
+_TUNED = {"visual_prompts": 0, "semantic_prompts": 0, "method": "finetune"}
+_NO_FUSION = {"weak": False, "strong": False, "adapter": False}
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    # the paper's six
+    "ViT only": _LINEAR,
+    "visual prompt": {"model": {"semantic_prompts": 0}},
+    "semantic prompt": {"model": {"visual_prompts": 0}},
+    "both, no fusion": {"model": _NO_FUSION},
+    "full": {},
+    "full, no adapter": {"model": {"adapter": False}},
+    # one part less
+    "weak fusion only": {"model": {"strong": False, "adapter": False}},
+    "strong fusion only": {"model": {"weak": False}},
+    "no CED": {"loss": {"lambda_ced": 0.0}},
+    "no SKD": {"loss": {"lambda_skd": 0.0}},
+    "no AR": {"loss": {"gamma": 0.0}},
+    # baselines: as many prompts as VSPCN has in all; learning rates that fine-tuning of a whole ViT survives
+    "ESZSL": {**_LINEAR, "model": {**_LINEAR["model"], "method": "eszsl"}},
+    "VPT-shallow": {"model": {"method": "vpt-shallow", "visual_prompts": 16, "semantic_prompts": 0}},
+    "VPT-deep": {"model": {"method": "vpt-deep", "visual_prompts": 16, "semantic_prompts": 0}},
+    "SP": {"model": {"method": "sp", "visual_prompts": 0, "semantic_prompts": 0}},
+    "fine-tune 2 blocks": {"model": {**_TUNED, "tuned_blocks": 2}, "train": {"lr": 1e-4}},
+    "fine-tune all": {"model": {**_TUNED, "tuned_blocks": 1000}, "train": {"lr": 1e-4}},
+}
+
+
+def row(base: Config, name: str, seed: int = 0) -> Config:
+    """The config of one row of the ablation table: `base` with the row's changes and the seed.
+
+    Raises `ConfigError` for an unknown row, with the nearest known one.
+    """
+    if name not in ROWS:
+        near = difflib.get_close_matches(name, ROWS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"unknown row '{name}': did you mean '{near}'? known: {', '.join(ROWS)}")
+    return update(base, {**ROWS[name], "train": {**ROWS[name].get("train", {}), "seed": seed}})
 
 
 def preset(name: str) -> Config:

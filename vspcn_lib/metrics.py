@@ -48,6 +48,18 @@ def per_class_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(100 * np.mean(hits[counts > 0] / counts[counts > 0]))
 
 
+def class_accuracies(scores: Any, labels: Any, unseen: Any, tau: float = 0.0) -> np.ndarray:
+    """Accuracy of each class [C] over the whole label space at `tau`, percent; NaN for a class without images.
+
+    Arguments as in `gzsl_metrics`: U and S are its means over unseen and over seen classes.
+    """
+    scores, labels, unseen = _arrays(scores, labels, unseen)
+    hits = (scores + tau * unseen).argmax(1) == labels
+    counts = np.bincount(labels, minlength=len(unseen))
+    right = np.bincount(labels, weights=hits, minlength=len(unseen))
+    return np.where(counts > 0, 100 * right / np.maximum(counts, 1), np.nan)
+
+
 def harmonic(U: Any, S: Any) -> Any:
     """H = 2 S U / (S + U), 0 where both are 0; floats or arrays, any unit."""
     both = np.asarray(U, dtype=np.float64) + S

@@ -55,7 +55,34 @@ class Heads(nn.Module):
         return {s: self.scale * e @ prototypes.T for s, e in embedded.items()}
 
 
-class VSPCN(nn.Module):
+class ZeroShotModel(nn.Module):
+    """Images to features by stream, and the heads that meet prototypes; VSPCN and every baseline is one.
+
+    A subclass sets `heads` and defines `features(images [B,3,H,W]) -> {stream: [B,D]}`.
+    """
+
+    heads: nn.Module
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """[B,D] by stream."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> VSPCNOutput:
+        """Images [B,3,H,W], normalised, to features and embeddings by stream."""
+        features = self.features(images)
+        return VSPCNOutput(features, self.heads(features))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter that trains, by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: trained weights and the heads' statistics, not the frozen ViT."""
+        trained = self.trainable().keys()
+        return {n: t for n, t in self.state_dict().items() if n in trained or n.startswith("heads.")}
+
+
+class VSPCN(ZeroShotModel):
     """Images [B,3,H,W] to a `VSPCNOutput`; trains prompts, fusion, adapter and heads, never the ViT.
 
     `word_vectors` [K,G] are the attribute phrases' vectors; the class attributes come in only through
@@ -74,13 +101,13 @@ class VSPCN(nn.Module):
         streams = ["cls"] + ["visual"] * bool(visual) + ["semantic"] * bool(semantic)
         self.heads = Heads(dim, attributes, streams, config)
         if visual:
-            self.visual_prompts = nn.Parameter(_prompts(visual, dim))
+            self.visual_prompts = nn.Parameter(initial_prompts(visual, dim))
             self.weak_visual = WeakPromptFusion(dim) if config.weak else None
             self.strong_visual = nn.ModuleList(
                 StrongPromptFusion(dim, visual, backbone.patches, config.alpha_v)
                 for _ in range(deep if config.strong else 0))
         if semantic:
-            self.semantic_prompts = nn.Parameter(_prompts(semantic, dim))
+            self.semantic_prompts = nn.Parameter(initial_prompts(semantic, dim))
             if config.weak or config.strong:
                 self.register_buffer("word_vectors", word_vectors.float(), persistent=False)
                 self.attribute_tokens = nn.Linear(word_vectors.shape[1], dim)  # S^0
@@ -91,18 +118,10 @@ class VSPCN(nn.Module):
             self.adapters = nn.ModuleList(SemanticAdapter(dim, config.alpha_a) for _ in self.strong_semantic
                                           if config.adapter)
 
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Every parameter that trains, by name."""
-        return {n: p for n, p in self.named_parameters() if p.requires_grad}
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: trained weights and the standardisation statistics, not the ViT."""
-        return {n: t for n, t in self.state_dict().items() if not n.startswith("backbone.")}
-
     def tokens(self, images: Tensor) -> Tensor:
         """The final, normed sequence [B,T,D] in the order of `layout`."""
         tokens = self.backbone.embed(images)
-        if not self.config.prompted:
+        if not self.layout.visual + self.layout.semantic:
             return self.backbone.final_norm(self.backbone.blocks(tokens))
         prefix, patches = tokens[:, :self.layout.prefix], tokens[:, self.layout.prefix:]
         visual = semantic = tokens[:, :0]
@@ -144,11 +163,7 @@ class VSPCN(nn.Module):
             found["semantic"] = semantic.mean(1)
         return found
 
-    def forward(self, images: Tensor) -> VSPCNOutput:
-        """Images [B,3,H,W], normalised, to features and embeddings by stream."""
-        features = self.features(images)
-        return VSPCNOutput(features, self.heads(features))
 
-
-def _prompts(count: int, dim: int) -> Tensor:
+def initial_prompts(count: int, dim: int) -> Tensor:
+    """[count, dim], small and random: ViT tokens are of this size at the input."""
     return nn.init.trunc_normal_(torch.empty(count, dim), std=0.02)

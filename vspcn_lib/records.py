@@ -11,11 +11,13 @@ import pandas as pd
 
 from vspcn_lib import metrics, plots
 from vspcn_lib.config import as_dict
-from vspcn_lib.runs import RunError, RunFolder
+from vspcn_lib.runs import RunError, RunFolder, replacing
 
 
-def write_record(run: Path, target: Path) -> Path:
-    """One JSON file: config, result, selection and the exact tau sweep of a finished run; no photo, no path.
+def write_record(run: Path, target: Path, **more: str) -> Path:
+    """One JSON file: config, result, selection, the exact tau sweep and the accuracy of each class; no photo, no path.
+
+    `more` are entries of the caller's own (the row of a table, the key of a run).
 
     Raises `RunError` for an unfinished run.
     """
@@ -25,10 +27,15 @@ def write_record(run: Path, target: Path) -> Path:
         raise RunError(f"{run} has no result.json: finish the run with --resume")
     saved = folder.scores()
     sweep = metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
-    record = {"config": as_dict(folder.config()), "result": result, "selection": folder.read_json("selection.json"),
-              "sweep": {c: [round(v, 4) for v in sweep[c]] for c in ("tau", "U", "S")}}
+    accuracy = metrics.class_accuracies(saved["scores"], saved["labels"], saved["unseen"], float(saved["tau"]))
+    record = {**more, "config": as_dict(folder.config()), "result": result,
+              "selection": folder.read_json("selection.json"),
+              "sweep": {c: [round(v, 4) for v in sweep[c]] for c in ("tau", "U", "S")},
+              "classes": {"accuracy": [None if np.isnan(a) else round(a, 3) for a in accuracy],
+                          "unseen": saved["unseen"].tolist()}}
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
     return target
 
 

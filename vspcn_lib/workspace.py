@@ -13,11 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vspcn_lib.backbone import FrozenViT, load_backbone
+from vspcn_lib.baselines import build
 from vspcn_lib.benchmarks import load_benchmark
 from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.images import Batches, cache_dir, image_cache
-from vspcn_lib.model import VSPCN
+from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.semantics import attribute_vectors
 from vspcn_lib.splits import Benchmark
 
@@ -65,19 +66,19 @@ class Workspace:
         return cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
                    backbone.to(accelerator.device), accelerator)
 
-    def model(self) -> VSPCN:
+    def model(self) -> ZeroShotModel:
         """A fresh model, its start fixed by the seed."""
         torch.manual_seed(self.config.train.seed)
-        return VSPCN(self.backbone, self.word_vectors, self.config.model).to(self.accelerator.device)
+        return build(self.backbone, self.word_vectors, self.config.model).to(self.accelerator.device)
 
     def batches(self, indices: np.ndarray, augment: bool) -> Batches | FeatureBatches:
         """Image batches; for a model without prompts, batches of frozen features computed once."""
         t, device = self.config.train, self.accelerator.device
         images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, size=self.config.data.size,
                          normalise=self.backbone.normalise, device=device, augment=augment, seed=t.seed)
-        if self.config.model.prompted:
-            return images
-        return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, shuffle=augment)
+        if self.config.model.cached:
+            return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, augment)
+        return images
 
     @torch.no_grad()
     def features(self, indices: np.ndarray) -> Tensor:

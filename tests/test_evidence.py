@@ -1,0 +1,110 @@
+"""Ablation rows, the runner and its tables."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vspcn_lib import runner
+from vspcn_lib.cli import main
+from vspcn_lib.config import ROWS, Config, ConfigError, as_dict, preset, row, update
+from vspcn_lib.metrics import class_accuracies, gzsl_metrics
+from vspcn_lib.runner import Job, code_version, execute, finished
+from vspcn_lib.tables import ablation_table, paired_bootstrap
+
+
+def test_rows_are_distinct_changes_of_the_base():
+    base = preset("cub100-small")
+    configs = [json.dumps(as_dict(row(base, name)), sort_keys=True) for name in ROWS]
+    assert len(set(configs)) == len(ROWS) and row(base, "full") == base
+    with pytest.raises(ConfigError, match="did you mean 'VPT-deep'"):
+        row(base, "VPT-dep")
+
+
+def test_a_key_follows_config_and_code_but_not_comments(tmp_path, monkeypatch):
+    job = Job("full", Config())
+    assert job.key != Job("full", update(Config(), {"model": {"alpha_v": 0.1}})).key
+    for module in runner.DECIDING:
+        text = (Path(runner.__file__).parent / f"{module}.py").read_text()
+        (tmp_path / f"{module}.py").write_text(text)
+    before = code_version()
+    monkeypatch.setattr(runner, "__file__", str(tmp_path / "runner.py"))
+    (tmp_path / "losses.py").write_text("# a remark\n" + (tmp_path / "losses.py").read_text())
+    assert code_version() == before
+    (tmp_path / "losses.py").write_text((tmp_path / "losses.py").read_text() + "\nX = 1\n")
+    assert code_version() != before
+
+
+def test_the_runner_skips_the_finished_and_goes_past_the_failed(tiny_folder, tmp_path, monkeypatch):
+    base = update(Config(), {"data": {"benchmark": str(tiny_folder), "size": 32}})
+    jobs = [Job("full", base), Job("no AR", update(base, {"loss": {"gamma": 0.0}})), Job("no CED", base)]
+    script = tmp_path / "python"  # stands in for the interpreter: the second job's process dies
+    script.write_text("#!/bin/sh\ncase $4 in *no-ar*) echo out of memory; exit 9;; esac\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    records = tmp_path / "records"
+    records.mkdir()
+
+    def write(out, target, row, key):
+        target.write_text(json.dumps({"row": row, "key": key, "config": as_dict(base)}))
+
+    monkeypatch.setattr(runner, "write_record", write)
+    failed = execute(jobs, tmp_path / "runs", records)
+    assert list(failed) == ["no-ar-seed0"] and "exit status 9, out of memory" in failed["no-ar-seed0"]
+    assert [finished(job, records) for job in jobs] == [True, False, True]
+    monkeypatch.setattr(runner, "code_version", lambda: "other")
+    assert not finished(jobs[0], records) and finished(jobs[0], records, any_code=True)
+
+
+def _record(rng, row, seed, lift):
+    accuracy = np.clip(rng.uniform(20, 60, 12) + lift, 0, 100)
+    unseen = np.arange(12) >= 8
+    return {"row": row, "config": {"data": {"size": 84}}, "classes": {"accuracy": [*accuracy[:-1], None],
+                                                                      "unseen": unseen.tolist()},
+            "result": {"benchmark": "b", "seed": seed, "U": 1.0, "S": 1.0, "H": 1.0, "CZSL": 1.0, "AUSUC": 0.1,
+                       "oracle": {"H": 1.0}, "validation": {"H": 1.0}, "seconds": 1.0, "peak_gib": 1.0,
+                       "parameters": {"trainable": 1, "total": 2}, "environment": {"commit": "x"}}}
+
+
+def test_paired_bootstrap_is_paired_and_its_estimate_is_the_plain_difference():
+    rng = np.random.default_rng(0)
+    ours, theirs = ([_record(rng, "full", s, lift) for s in range(2)] for lift in (0, 10))
+    assert paired_bootstrap(ours, ours) == (0.0, 0.0, 0.0)
+
+    def h(records):
+        values = []
+        for r in records:
+            a, u = np.array(r["classes"]["accuracy"][:-1], float), np.array(r["classes"]["unseen"][:-1])
+            U, S = a[u].mean(), a[~u].mean()
+            values.append(2 * U * S / (U + S))
+        return np.mean(values)
+
+    difference, low, high = paired_bootstrap(theirs, ours)
+    assert difference == pytest.approx(h(theirs) - h(ours)) and low < difference < high
+    other = [{**ours[0], "classes": {**ours[0]["classes"], "unseen": [True] * 12}}]
+    with pytest.raises(ValueError, match="different class splits"):
+        paired_bootstrap(ours, other)
+    table = ablation_table({str(i): r for i, r in enumerate([*ours, _record(rng, "ViT only", 0, 0)])})
+    assert list(table["row"]) == ["ViT only", "full"] and table["paper H"].tolist() == ["59.3", "75.7"]
+    assert table["H"].tolist() == ["1.0", "1.0 ± 0.0"]
+
+
+def test_class_accuracies_average_to_u_and_s():
+    rng = np.random.default_rng(1)
+    scores, labels, unseen = rng.normal(size=(60, 6)), rng.integers(0, 5, 60), np.arange(6) > 3
+    each, whole = class_accuracies(scores, labels, unseen, 0.3), gzsl_metrics(scores, labels, unseen, 0.3)
+    assert np.isnan(each[5]) and np.nanmean(each[4:]) == pytest.approx(whole.U)
+    assert each[:4].mean() == pytest.approx(whole.S)
+
+
+@pytest.mark.real_cache
+def test_every_row_runs_on_birdlets(tmp_path, capsys):
+    assert main(["ablate", "--preset", "birdlets", "--seeds", "1", "--fast", "--out", str(tmp_path / "runs"),
+                 "--records", str(tmp_path / "records")]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ROWS) and len(list((tmp_path / "records").glob("*.json"))) == len(ROWS)
+    assert main(["ablate", "--preset", "birdlets", "--seeds", "1", "--fast", "--out", str(tmp_path / "runs"),
+                 "--records", str(tmp_path / "records")]) == 0
+    assert "17 of them finished before" in capsys.readouterr().out

@@ -1,0 +1,102 @@
+"""What is measured on held-out images: the leak guard, score matrices, validation rows and the test record."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vspcn_lib import metrics
+from vspcn_lib.model import ZeroShotModel
+from vspcn_lib.runs import RunFolder, environment
+from vspcn_lib.splits import Benchmark
+from vspcn_lib.workspace import Workspace
+
+
+class LeakError(RuntimeError):
+    """Unseen images were about to reach training, statistics or selection."""
+
+
+def guard(bench: Benchmark, indices: np.ndarray, forbidden: np.ndarray, stage: str) -> None:
+    """Raise `LeakError` if an image of a `forbidden` class, or any test image, is among `indices`."""
+    bad = indices[np.isin(bench.labels[indices], forbidden)]
+    test = np.intersect1d(indices, np.concatenate([bench.test_seen, bench.test_unseen]))
+    if len(bad) or len(test):
+        first = int((bad if len(bad) else test)[0])
+        raise LeakError(f"{stage}: {len(bad)} images of unseen classes and {len(test)} test images would be used, "
+                        f"first {bench.image_paths[first].name} of class {bench.class_names[bench.labels[first]]}: "
+                        "the split is wrong, check it with `data verify`")
+
+
+def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
+    """Unit embeddings by stream, of images [B,3,H,W] or of cls features [B,D] computed once."""
+    return model(x).embedded if x.dim() == 4 else model.heads({"cls": x})
+
+
+@torch.no_grad()
+def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The cls score matrix [n, len(classes)] of images `indices`, float32."""
+    model.eval()
+    rows = torch.as_tensor(work.bench.prototypes[classes], device=work.accelerator.device)
+    prototypes = model.heads.prototypes(rows)
+    batches, out = work.batches(indices, augment=False), []
+    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False):
+        with work.accelerator.autocast():
+            embedded = forward(model, x)
+        out.append(model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu())
+    return torch.cat(out).numpy()
+
+
+def describe(row: dict[str, float]) -> str:
+    """One line on a validation epoch."""
+    return "  epoch {epoch}: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau {tau:+.2f}".format(**row)
+
+
+def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo: np.ndarray,
+             epoch: int) -> dict[str, float]:
+    """U, S, H at the tau of the best H on pseudo-unseen validation classes and held-out training images."""
+    bench = work.bench
+    indices = np.concatenate([held_out, pseudo])
+    guard(bench, indices, bench.unseen_classes, "selection")
+    classes = bench.seen_classes
+    scores = score(work, model, indices, classes)
+    labels, unseen = np.searchsorted(classes, bench.labels[indices]), np.isin(classes, bench.val_classes)
+    sweep = metrics.tau_sweep(scores, labels, unseen)
+    row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
+    return {"epoch": epoch, **{k: float(row[k]) for k in ("tau", "U", "S", "H")},
+            "AUSUC": metrics.ausuc(scores, labels, unseen)}
+
+
+def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected: dict[str, float]) -> dict[str, Any]:
+    """Score the test images once, save the matrix, and compute every metric from it, with its provenance."""
+    bench = work.bench
+    test = np.concatenate([bench.test_seen, bench.test_unseen])
+    scores = score(work, model, test, np.arange(bench.num_classes))
+    labels, unseen = bench.labels[test], bench.unseen_mask
+    folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]))
+    return {
+        **test_metrics(scores, labels, unseen, selected["tau"]),
+        "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else
+                                               f"cls cosine x {work.config.model.scale:g}"),
+        "parameters": {"trainable": sum(p.numel() for p in model.trainable().values()),
+                       "total": sum(p.numel() for p in model.parameters())},
+        "images": {"test_seen": len(bench.test_seen), "test_unseen": len(bench.test_unseen)},
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "benchmark": bench.name, "split": bench.split_hash, "note": bench.note,
+        "backbone": work.backbone.source, "vectors": work.vector_source,
+        "seed": work.config.train.seed, "environment": environment(),
+    }
+
+
+def test_metrics(scores: np.ndarray, labels: np.ndarray, unseen: np.ndarray, tau: float) -> dict[str, Any]:
+    """U, S, H at the validation tau, the same at the oracle tau (test labels!), CZSL and AUSUC."""
+    sweep = metrics.tau_sweep(scores, labels, unseen)
+    oracle = metrics.best_tau(sweep)
+    chosen, best = (metrics.gzsl_metrics(scores, labels, unseen, t) for t in (tau, oracle))
+    return {"tau": tau, "U": chosen.U, "S": chosen.S, "H": chosen.H, "CZSL": chosen.CZSL,
+            "AUSUC": metrics.ausuc(scores, labels, unseen),
+            "oracle": {"tau": oracle, "U": best.U, "S": best.S, "H": best.H}}

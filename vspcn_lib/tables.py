@@ -1,0 +1,87 @@
+"""Records to the paper's tables: mean and spread over seeds, both taus side by side, paired confidence intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vspcn_lib.config import ROWS
+from vspcn_lib.metrics import harmonic
+
+# The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
+PAPER_H = {"ViT only": 59.3, "full": 75.7}
+
+
+def tidy(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row a run: row of the table, seed, U, S, H, oracle H, CZSL, AUSUC, parameters, seconds, memory, commit."""
+    rows = []
+    for name, record in records.items():
+        r = record["result"]
+        rows.append({"record": name, "benchmark": r["benchmark"], "px": record["config"]["data"]["size"],
+                     "row": record.get("row", name), "seed": r["seed"], **{k: r[k] for k in ("U", "S", "H")},
+                     "oracle H": r["oracle"]["H"], "CZSL": r["CZSL"], "AUSUC": r["AUSUC"],
+                     "validation H": r["validation"]["H"], "trainable": r["parameters"]["trainable"],
+                     "total": r["parameters"]["total"], "seconds": r["seconds"], "GiB": r["peak_gib"],
+                     "commit": r["environment"]["commit"]})
+    return pd.DataFrame(rows)
+
+
+def paired_bootstrap(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], draws: int = 4000,
+                     seed: int = 0) -> tuple[float, float, float]:
+    """H of `ours` minus H of `theirs`, and its 95 % interval, percent points.
+
+    Classes are the sampling unit (U and S are means over classes): every draw resamples the unseen and the
+    seen test classes, the same for both methods and all seeds; H is averaged over seeds. Arguments: records
+    with `classes`, one a seed, of one benchmark. Raises ValueError where their classes differ.
+    """
+    unseen = np.array(ours[0]["classes"]["unseen"])
+    if any(record["classes"]["unseen"] != ours[0]["classes"]["unseen"] for record in [*ours, *theirs]):
+        raise ValueError("the records are of different class splits: compare runs of one benchmark")
+
+    def accuracies(records: list[dict[str, Any]]) -> np.ndarray:
+        return np.array([record["classes"]["accuracy"] for record in records], dtype=float)
+
+    a, b = accuracies(ours), accuracies(theirs)
+    tested = ~np.isnan(a[0])
+    u, s = np.flatnonzero(unseen & tested), np.flatnonzero(~unseen & tested)
+    rng = np.random.default_rng(seed)
+    us, ss = rng.choice(u, (draws, len(u))), rng.choice(s, (draws, len(s)))
+
+    def h(x: np.ndarray, us: np.ndarray, ss: np.ndarray) -> np.ndarray:
+        return harmonic(x[:, us].mean(-1), x[:, ss].mean(-1)).mean(0)
+
+    low, high = np.percentile(h(a, us, ss) - h(b, us, ss), [2.5, 97.5])
+    return float(h(a, u, s) - h(b, u, s)), float(low), float(high)
+
+
+def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") -> pd.DataFrame:
+    """The paper's ablation table from `execute`'s records, in the order of `config.ROWS`, as text.
+
+    `U`, `S`, `H` at the validation tau, `oracle H` at the tau of the best test H, mean ± std over seeds;
+    `H - reference` with its paired 95 % interval; the paper's own H on its own data.
+    """
+    runs = tidy(records)
+    if runs.empty:
+        return runs
+    by_row = {row: [r for r in records.values() if r["row"] == row] for row in ROWS}
+    rows = []
+    for row, found in by_row.items():
+        if not found:
+            continue
+        of = runs[runs["row"] == row]
+        cells = {"row": row}
+        for c in ("U", "S", "H", "oracle H", "CZSL", "AUSUC"):
+            digits = 3 if c == "AUSUC" else 1
+            spread = f" ± {of[c].std():.{digits}f}" if len(of) > 1 else ""
+            cells[c] = f"{of[c].mean():.{digits}f}{spread}"
+        cells[f"H - {reference}"] = ""
+        if row != reference and by_row.get(reference):
+            difference, low, high = paired_bootstrap(found, by_row[reference])
+            cells[f"H - {reference}"] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        cells |= {"paper H": f"{PAPER_H[row]:.1f}" if row in PAPER_H else "", "seeds": str(len(of)),
+                  "trainable": f"{of['trainable'].iloc[0]:,}", "total": f"{of['total'].iloc[0]:,}",
+                  "seconds": f"{of['seconds'].mean():.0f}", "GiB": f"{of['GiB'].max():.1f}"}
+        rows.append(cells)
+    return pd.DataFrame(rows)
