@@ -1,18 +1,22 @@
 """Ablation rows, the runner and its tables."""
 
 import json
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vspcn_lib import runner
+from vspcn_lib import sweep as sweep_module
 from vspcn_lib.cli import main
 from vspcn_lib.config import ROWS, Config, ConfigError, as_dict, preset, row, update
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
 from vspcn_lib.runner import Job, code_version, execute, finished
+from vspcn_lib.sweep import parse_axis, sweep
 from vspcn_lib.tables import ablation_table, paired_bootstrap
+from vspcn_lib.train import Interrupted
+from vspcn_lib.workspace import Workspace
 
 
 def test_rows_are_distinct_changes_of_the_base():
@@ -37,13 +41,17 @@ def test_a_key_follows_config_and_code_but_not_comments(tmp_path, monkeypatch):
     assert code_version() != before
 
 
+def _die_without_ar(out, slot, place):
+    """Stands in for a run: one of the processes dies."""
+    if "no-ar" in out.name:
+        (out / "log.txt").write_text("out of memory\n")
+        os._exit(9)
+
+
 def test_the_runner_skips_the_finished_and_goes_past_the_failed(tiny_folder, tmp_path, monkeypatch):
     base = update(Config(), {"data": {"benchmark": str(tiny_folder), "size": 32}})
     jobs = [Job("full", base), Job("no AR", update(base, {"loss": {"gamma": 0.0}})), Job("no CED", base)]
-    script = tmp_path / "python"  # stands in for the interpreter: the second job's process dies
-    script.write_text("#!/bin/sh\ncase $4 in *no-ar*) echo out of memory; exit 9;; esac\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(runner, "finish", _die_without_ar)
     records = tmp_path / "records"
     records.mkdir()
 
@@ -108,3 +116,46 @@ def test_every_row_runs_on_birdlets(tmp_path, capsys):
     assert main(["ablate", "--preset", "birdlets", "--seeds", "1", "--fast", "--out", str(tmp_path / "runs"),
                  "--records", str(tmp_path / "records")]) == 0
     assert "17 of them finished before" in capsys.readouterr().out
+
+
+def _tiny(folder) -> Config:
+    return update(Config(), {"data": {"benchmark": str(folder), "size": 32}, "train": {"epochs": 1, "batch_size": 4},
+                             "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3}})
+
+
+@pytest.mark.parametrize(("axis", "words"), [
+    ("model.alpha_q=0:1", "did you mean 'model.alpha_"), ("alpha_v=0:1", "is no axis"), ("model.alpha_v", "is no axis"),
+    ("model.alpha_v=0:2", "out of range"), ("model.alpha_v=1:0", "LOW below HIGH"), ("model.weak=0,1", "not a value"),
+    ("model.alpha_v=low,high", "not a value"), ("train.lr=0.1:0.2:ln", "is no range"),
+    ("nodel.weak=true", "unknown group"), ("model.weak=false:true", "is no range")])
+def test_axes_that_cannot_be_swept_are_errors_at_once(axis, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_axis(axis)
+
+
+def test_a_grid_is_run_once_and_a_study_continues_after_an_interrupt(tiny_folder, tiny_vit, tmp_path, monkeypatch):
+    base = _tiny(tiny_folder)
+    work = Workspace.open(base, tiny_vit)
+    seen, real = [], sweep_module.select
+
+    def select(work, folder):
+        seen.append((work.config.model.alpha_v, work.config.loss.lambda_skd))
+        if len(seen) == 3:
+            raise Interrupted("stopped")
+        return real(work, folder)
+
+    monkeypatch.setattr(sweep_module, "select", select)
+    axes = ["model.alpha_v=0.0,0.5", "loss.lambda_skd=0.1,0.9"]
+    places = ("pairs", str(tmp_path / "s.db"), tmp_path / "runs", tmp_path / "records")
+    with pytest.raises(Interrupted):
+        sweep(base, axes, *places, trials=0, work=work)
+    table = sweep(base, axes, *places, trials=0, work=work)
+    points = set(zip(table["model.alpha_v"], table["loss.lambda_skd"], strict=True))
+    assert points == {(a, b) for a in (0.0, 0.5) for b in (0.1, 0.9)} and len(table) == 4 and len(seen) == 5
+    record = json.loads((tmp_path / "records" / "pairs.json").read_text())
+    assert record["judged_on"] == "validation classes" and table["H"].is_monotonic_decreasing
+    assert not list((tmp_path / "runs").rglob("scores.npz"))  # no test image was scored
+    sweep(base, axes, *places, trials=0, work=work)
+    assert len(seen) == 5
+    with pytest.raises(ConfigError, match="begun with other settings"):
+        sweep(update(base, {"model": {"scale": 5.0}}), axes, *places, trials=0, work=work)

@@ -23,7 +23,8 @@ IMPORTS = {  # who may import whom
     "bench": {"losses", "backbone", "config", "model"},
     "demo": {"metrics", "plots", "birdlets", "capture", "config", "images", "model", "runs", "train", "workspace"},
     "baselines": {"backbone", "config", "model"}, "tables": {"config", "metrics"},
-    "runner": {"config", "records", "runs"},
+    "sweep": {"config", "runs", "train", "workspace"},
+    "runner": {"config", "records", "runs", "train"}, "ablation": {"config", "records", "runner", "tables"},
     "records": {"metrics", "plots", "config", "runs"},
     "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
 }

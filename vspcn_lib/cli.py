@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from vspcn_lib.config import ROWS, Config, ConfigError, preset, row, update
+from vspcn_lib.config import ROWS, Config, ConfigError, preset
 
 HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help lists the options)
 
@@ -18,6 +18,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   train                select on validation classes, retrain on trainval, evaluate once
   resume RUN           finish an interrupted run with its own settings
   ablate               every row of the ablation table and every baseline, several seeds: records and a table
+  sweep                search settings on validation classes (Optuna); several machines can share a study
   evaluate RUN         the metrics of a finished run, from its saved score matrix
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
@@ -101,6 +102,27 @@ class Ablate:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Search settings on validation classes; test images are never read. An interrupted study continues."""
+
+    axes: tuple[str, ...]
+    """model.alpha_v=0:1, loss.lambda_skd=0.05:2:log, or model.alpha_v=0,0.05,0.5 (all lists: the whole grid)"""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "birdlets"
+    """settings that the axes change"""
+    trials: int = 20
+    """trials of the study in all; a grid has as many as it has points"""
+    study: str = "sweep"
+    """name of the study and of its record"""
+    storage: str = "outputs/sweep/studies.db"
+    """a file, or a database URL (postgresql://...) that many machines share"""
+    out: Path = Path("outputs/sweep")
+    """run folders"""
+    records: Path = Path("outputs/sweep/records")
+    """one JSON record a study"""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Seconds of a VSPCN training step and of the frozen ViT's forward plus backward, measured in turn."""
 
@@ -148,9 +170,10 @@ def _named_preset(args: list[str], default: str) -> str:
 def _parse(command: type, args: list[str]):
     name = command.__name__.lower()
     prog = f"python -m vspcn_lib {name}"
-    if command in (Train, Bench, Ablate):
+    if command in (Train, Bench, Ablate, Sweep):
         chosen = _named_preset(args, command.preset)
-        return tyro.cli(command, args=args, prog=prog, default=command(config=preset(chosen), preset=chosen))
+        base = {"axes": tyro.MISSING} if command is Sweep else {}
+        return tyro.cli(command, args=args, prog=prog, default=command(**base, config=preset(chosen), preset=chosen))
     return tyro.cli(command, args=args, prog=prog)
 
 
@@ -199,22 +222,16 @@ def _resume(a: Resume) -> None:
 
 
 def _ablate(a: Ablate) -> int:
-    from vspcn_lib.records import markdown, read_records
-    from vspcn_lib.runner import Job, execute
-    from vspcn_lib.tables import ablation_table
+    from vspcn_lib.ablation import ablate
 
-    jobs = [Job(name, row(a.config, name, seed)) for seed in range(a.seeds) for name in a.rows]
-    if a.fast:
-        small = {"data": {"size": 56, "images_per_class": 4}, "train": {"epochs": 1}}
-        jobs = [Job(job.row, update(job.config, small)) for job in jobs]
-    failed = execute(jobs, a.out, a.records, a.any_code)
-    made = {job.name for job in jobs}
-    table = ablation_table({n: r for n, r in read_records(a.records).items() if n in made})
-    print("\n" + table.to_string(index=False))
-    (a.records / "table.md").write_text(markdown(table))
-    for name, message in failed.items():
-        print(f"FAILED {name}: {message}", file=sys.stderr)
-    return 1 if failed else 0
+    return len(ablate(a.config, a.rows, a.seeds, a.out, a.records, a.fast, a.any_code)) > 0
+
+
+def _sweep(a: Sweep) -> None:
+    from vspcn_lib.sweep import sweep
+
+    table = sweep(a.config, list(a.axes), a.study, a.storage, a.out, a.records, a.trials)
+    print("\n" + table.head(20).to_string(index=False, float_format="{:.3f}".format))
 
 
 def _bench(a: Bench) -> None:
@@ -248,7 +265,7 @@ def _figures(a: Figures) -> None:
 
 COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
             "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
-            "resume": (Resume, _resume), "ablate": (Ablate, _ablate),
+            "resume": (Resume, _resume), "ablate": (Ablate, _ablate), "sweep": (Sweep, _sweep),
             "record": (Record, _record), "figures": (Figures, _figures)}
 
 

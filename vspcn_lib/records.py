@@ -45,10 +45,13 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def method(record: dict[str, Any]) -> str:
-    """The name of a record's row: VSPCN or the linear head, and the image size."""
-    model, size = record["config"]["model"], record["config"]["data"]["size"]
+    """The name of a record's row: VSPCN or the linear head, the image size, a thinned training set, bf16."""
+    config = record["config"]
+    model, data = config["model"], config["data"]
     prompted = model["visual_prompts"] + model["semantic_prompts"] > 0
-    return f"{'VSPCN' if prompted else 'linear head'}, {size} px"
+    thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
+    half = ", bf16" if config["train"]["precision"] == "bf16" else ""
+    return f"{'VSPCN' if prompted else 'linear head'}, {data['size']} px{thinned}{half}"
 
 
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import multiprocessing
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,8 +21,16 @@ from tqdm import tqdm
 from vspcn_lib.config import Config, as_dict
 from vspcn_lib.records import write_record
 from vspcn_lib.runs import RunFolder
+from vspcn_lib.train import run
 
 DECIDING = ("fusion", "model", "baselines", "losses", "metrics", "images", "semantics", "splits", "train", "evaluation")
+
+# A server that has imported torch and timm once forks the processes: they start in no time, and a killed one
+# takes nothing with it. Where there is no forking, each process imports for itself.
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+CONTEXT = multiprocessing.get_context(_METHOD)
+if _METHOD == "forkserver":
+    CONTEXT.set_forkserver_preload(["vspcn_lib.runner"])
 
 
 @dataclass(frozen=True)
@@ -66,23 +74,28 @@ def finished(job: Job, records: Path, any_code: bool = False) -> bool:
     return record["key"] == job.key or (any_code and record["config"] == as_dict(job.config))
 
 
-def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False) -> dict[str, str]:
+def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,
+            processes: int | None = None) -> dict[str, str]:
     """Make every job that is not `finished`: run folders under `runs`, one JSON record each under `records`.
 
-    One process a GPU, or one for every four CPU cores. An interrupted run continues where it stopped. Returns
-    the failed jobs' names with the last line each one printed.
+    One process a GPU, or `processes` on CPU, by default one for every four cores. An interrupted run continues
+    where it stopped. Returns the failed jobs' names with the last line each one printed.
     """
     todo = [job for job in jobs if not finished(job, records, any_code)]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished before (records in {records})")
     gpus = torch.cuda.device_count()
-    slots: Queue[str] = Queue()
-    for slot in range(gpus or max(1, (os.cpu_count() or 1) // 4)):
-        slots.put(str(slot) if gpus else "")
+    cores = os.cpu_count() or 1
+    count = gpus or processes or max(1, cores // 4)
+    slots: Queue[int] = Queue()
+    for slot in range(count):
+        slots.put(slot)
+    # Processes that share cores get threads of their own: spinning for the same core costs more than it gains.
+    place = {"gpu": bool(gpus), "threads": max(1, cores // count)}
     failed: dict[str, str] = {}
-    pool = ThreadPoolExecutor(slots.qsize())
-    waiting = {pool.submit(_one, job, runs / f"{job.name}-{job.key}", records, slots): job for job in todo}
+    pool = ThreadPoolExecutor(count)
+    waiting = {pool.submit(_one, job, runs / f"{job.name}-{job.key}", records, slots, place): job for job in todo}
     try:
-        for future in tqdm(as_completed(waiting), "runs", len(todo)):
+        for future in tqdm(as_completed(waiting), "runs", len(todo), disable=not todo):
             job, message = waiting[future], future.result()
             if message:
                 failed[job.name] = message
@@ -92,21 +105,31 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
     return failed
 
 
-def _one(job: Job, out: Path, records: Path, slots: Queue[str]) -> str:
+def _one(job: Job, out: Path, records: Path, slots: Queue[int], place: dict[str, Any]) -> str:
     """Run one job in a process of its own; returns what went wrong, empty if nothing did."""
-    gpu = slots.get()
+    slot = slots.get()
     try:
         RunFolder.create(out, job.config, resume=(out / "config.json").exists())
-        with (out / "log.txt").open("a") as log:
-            environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
-            done = subprocess.run([sys.executable, "-m", "vspcn_lib", "resume", str(out)], stdout=log, stderr=log,
-                                  env=environment)
-        if done.returncode:
+        process = CONTEXT.Process(target=finish, args=(out, slot, place))
+        process.start()
+        process.join()
+        if process.exitcode:
             lines = (out / "log.txt").read_text(errors="replace").strip().splitlines()
-            return f"exit status {done.returncode}, {lines[-1] if lines else 'no output'} ({out / 'log.txt'})"
+            return f"exit status {process.exitcode}, {lines[-1] if lines else 'no output'} ({out / 'log.txt'})"
         write_record(out, records / f"{job.name}.json", row=job.row, key=job.key)
         return ""
     except Exception as error:  # reported by name with the others; the remaining runs go on
         return f"{type(error).__name__}: {error}"
     finally:
-        slots.put(gpu)
+        slots.put(slot)
+
+
+def finish(out: Path, slot: int, place: dict[str, Any]) -> None:
+    """What the process of a job does: finish the run in `out` on its GPU or its threads, all it prints in log.txt."""
+    log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if place["gpu"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot)
+    torch.set_num_threads(place["threads"])
+    run(RunFolder(out).config(), out, resume=True)

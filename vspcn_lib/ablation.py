@@ -1,0 +1,34 @@
+"""The ablation table: every row of `config.ROWS`, several seeds, one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vspcn_lib.config import Config, row, update
+from vspcn_lib.records import markdown, read_records
+from vspcn_lib.runner import Job, execute
+from vspcn_lib.tables import ablation_table
+
+FAST = {"data": {"size": 42, "images_per_class": 4}, "train": {"epochs": 1}}
+
+
+def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: Path, fast: bool = False,
+           any_code: bool = False) -> dict[str, str]:
+    """Run `rows` for seeds 0 .. seeds-1 on top of `base`, print their table and keep it as records/table.md.
+
+    `fast` only shows that every row runs (`FAST`), two processes at a time. Returns the failed runs with their
+    reasons. Raises `ConfigError` for an unknown row.
+    """
+    jobs = [Job(name, row(base, name, seed)) for seed in range(seeds) for name in rows]
+    if fast:
+        jobs = [Job(job.row, update(job.config, FAST)) for job in jobs]
+    failed = execute(jobs, runs, records, any_code, processes=2 if fast else None)
+    made = {job.name for job in jobs}
+    table = ablation_table({name: record for name, record in read_records(records).items() if name in made})
+    print("\n" + table.to_string(index=False))
+    records.mkdir(parents=True, exist_ok=True)
+    (records / "table.md").write_text(markdown(table))
+    for name, message in failed.items():
+        print(f"FAILED {name}: {message}")
+    return failed

@@ -1,0 +1,157 @@
+"""Search over settings, judged on validation classes alone: an Optuna study that many machines can share."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import time
+import typing
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import Trial, TrialState
+from tqdm import tqdm
+
+from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.runs import RunFolder, environment, replacing
+from vspcn_lib.train import Interrupted, select
+from vspcn_lib.workspace import Workspace
+
+Suggest = Callable[[Trial], Any]
+
+
+def parse_axis(text: str) -> tuple[str, Suggest, list[Any] | None]:
+    """`group.field=LOW:HIGH`, `group.field=LOW:HIGH:log` or `group.field=A,B,C` to (name, suggestion, its list).
+
+    Raises `ConfigError` for an unknown field, a value that does not fit it, or a range without width.
+    """
+    name, _, values = text.partition("=")
+    group, _, key = name.partition(".")
+    if not values or not key:
+        raise ConfigError(f"'{text}' is no axis of a sweep: write model.alpha_v=0:1, loss.lambda_skd=0.05:2:log or "
+                          "model.alpha_v=0,0.05,0.5")
+    part = getattr(Config(), group, None)
+    kind = typing.get_type_hints(type(part)).get(key) if part is not None else None
+    if kind is None:
+        update(Config(), {group: {key: None}})  # raises, and names the nearest known field
+
+    def value(word: str) -> Any:
+        try:
+            found = {"true": True, "false": False}[word] if kind is bool else word
+            found = kind(word) if kind in (int, float) else found
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"{name}: '{word}' is not a value of type {kind.__name__}") from error
+        update(Config(), {group: {key: found}})  # out of range is an error here, not after an hour
+        return found
+
+    if ":" not in values:
+        listed = [value(word) for word in values.split(",")]
+        return name, lambda trial: trial.suggest_categorical(name, listed), listed
+    low, high, *log = values.split(":")
+    if kind not in (int, float) or log not in ([], ["log"]) or not value(low) < value(high):
+        raise ConfigError(f"{name}: '{values}' is no range: write LOW:HIGH or LOW:HIGH:log, LOW below HIGH")
+    suggest = Trial.suggest_int if kind is int else Trial.suggest_float
+    return name, lambda trial: suggest(trial, name, value(low), value(high), log=bool(log)), None
+
+
+def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, records: Path, trials: int,
+          work: Workspace | None = None) -> pd.DataFrame:
+    """Maximise validation H over `axes` (see `parse_axis`); all lists: the whole grid, else TPE with `trials` trials.
+
+    `storage` is a file, or a database URL that several machines share. The study continues where it stopped: an
+    interrupted trial is taken up again from its last step, one whose process died is given to another worker.
+    Test images are never read. Writes `records/STUDY.json` after every trial and returns its trials.
+    Raises `ConfigError` for a study that was begun with other settings.
+    """
+    parsed = [parse_axis(text) for text in axes]
+    grid = {name: listed for name, _, listed in parsed}
+    url = storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats, for years now
+    shared = RDBStorage(url, heartbeat_interval=30, grace_period=120,
+                        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback())
+    whole = all(listed is not None for listed in grid.values())
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=base.train.seed)
+    found = optuna.create_study(storage=shared, sampler=sampler, study_name=study, direction="maximize",
+                                load_if_exists=True)
+    asked = json.dumps({"config": as_dict(base), "axes": axes}, sort_keys=True)
+    begun = found.user_attrs.get("asked")
+    if begun not in (None, asked):
+        raise ConfigError(f"the study '{study}' in {storage} was begun with other settings or axes: choose another "
+                          "--study, or the settings it was begun with")
+    found.set_user_attr("asked", asked)
+    for trial in found.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+        if trial.user_attrs.get("interrupted") and trial.number not in found.user_attrs.get("taken_up", []):
+            found.enqueue_trial(trial.params)
+            found.set_user_attr("taken_up", [*found.user_attrs.get("taken_up", []), trial.number])
+    for point in itertools.product(*grid.values()) if whole else []:
+        found.enqueue_trial(dict(zip(grid, point, strict=True)), skip_if_exists=True)
+    work = work or Workspace.open(base)
+
+    def objective(trial: Trial) -> float:
+        changes: dict[str, dict[str, Any]] = {}
+        for name, suggest, _ in parsed:
+            group, key = name.split(".")
+            changes.setdefault(group, {})[key] = suggest(trial)
+        config, start = update(base, changes), time.time()
+        digest = hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+        out = runs / f"{study}-{digest}"
+        folder = RunFolder.create(out, config, resume=(out / "config.json").exists())
+        try:
+            best = select(_fitting(work, config), folder)["best"]
+        except Interrupted:
+            trial.set_user_attr("interrupted", True)
+            raise
+        trial.set_user_attr("row", {**best, "seconds": round(time.time() - start, 1)})
+        return best["H"]
+
+    def keep(_study: optuna.Study, _trial: Any) -> None:
+        write_study(found, records / f"{study}.json", base, work)
+
+    def left() -> int:
+        trials_now = found.get_trials(deepcopy=False)
+        if whole:
+            return sum(t.state == TrialState.WAITING for t in trials_now)
+        again = {t.number for t in trials_now if t.user_attrs.get("interrupted")}
+        return trials - sum(t.state != TrialState.WAITING and t.number not in again for t in trials_now)
+
+    with tqdm(total=left(), desc=study) as bar:
+        while left() > 0:
+            found.optimize(objective, n_trials=1, callbacks=[keep], catch=(FloatingPointError, ConfigError))
+            bar.update()
+    write_study(found, records / f"{study}.json", base, work)
+    return trial_table(json.loads((records / f"{study}.json").read_text()))
+
+
+def _fitting(work: Workspace, config: Config) -> Workspace:
+    """The same workspace for another config, opened anew only where data or backbone differ."""
+    same = (config.data, config.model.backbone, config.train.precision) == (
+        work.config.data, work.config.model.backbone, work.config.train.precision)
+    return replace(work, config=config) if same else Workspace.open(config)
+
+
+def write_study(study: optuna.Study, target: Path, base: Config, work: Workspace) -> None:
+    """The finished trials of a study as one small JSON record with its provenance."""
+    trials = [{"number": t.number, **{f"{name}": v for name, v in t.params.items()}, **t.user_attrs["row"]}
+              for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record = {"study": study.study_name, "judged_on": "validation classes", "config": as_dict(base),
+              "trials": trials, "benchmark": work.bench.name, "split": work.bench.split_hash,
+              "backbone": work.backbone.source, "vectors": work.vector_source, "environment": environment()}
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def trial_table(record: dict[str, Any]) -> pd.DataFrame:
+    """The trials of a study record, best validation H first."""
+    table = pd.DataFrame(record["trials"])
+    return table if table.empty else table.sort_values("H", ascending=False, ignore_index=True)
