@@ -65,7 +65,7 @@ def test_an_interrupted_run_resumes_to_the_very_same_numbers(config, tiny_vit, t
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(RunFolder, "log", interrupt_third_step)
-    with pytest.raises(Interrupted, match="--resume"):
+    with pytest.raises(Interrupted, match="vspcn_lib resume"):
         run(config, tmp_path / "cut", work=Workspace.open(config, tiny_vit))
     monkeypatch.setattr(RunFolder, "log", log)
     again = run(config, tmp_path / "cut", resume=True, work=Workspace.open(config, tiny_vit))

@@ -118,11 +118,9 @@ class VSPCN(ZeroShotModel):
             self.adapters = nn.ModuleList(SemanticAdapter(dim, config.alpha_a) for _ in self.strong_semantic
                                           if config.adapter)
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """The final, normed sequence [B,T,D] in the order of `layout`."""
+    def shallow(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B,T,D] before the first deep block, and S^0 [1,K,D]; neither depends on an alpha."""
         tokens = self.backbone.embed(images)
-        if not self.layout.visual + self.layout.semantic:
-            return self.backbone.final_norm(self.backbone.blocks(tokens))
         prefix, patches = tokens[:, :self.layout.prefix], tokens[:, self.layout.prefix:]
         visual = semantic = tokens[:, :0]
         attributes = None
@@ -139,29 +137,42 @@ class VSPCN(ZeroShotModel):
                 semantic = self.weak_semantic(semantic, attributes)
             semantic = semantic.expand(len(images), -1, -1)
         tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
-        for i, block in enumerate(self.backbone.blocks):
-            deep = i - self.first_strong
-            if deep >= 0 and self.config.strong:
+        return self.backbone.blocks[:self.first_strong](tokens), attributes
+
+    def deep(self, tokens: Tensor, attributes: Tensor | None) -> Tensor:
+        """What `shallow` returned through adapter, strong fusion and the deep blocks, normed [B,T,D]."""
+        for i, block in enumerate(self.backbone.blocks[self.first_strong:]):
+            if self.config.strong:
                 prefix, visual, semantic, patches = self.layout.split(tokens)
                 if self.layout.visual:
-                    visual = self.strong_visual[deep](visual, patches)
+                    visual = self.strong_visual[i](visual, patches)
                 if self.layout.semantic:
                     if self.config.adapter:
-                        attributes = self.adapters[deep](attributes, patches)
-                    semantic = self.strong_semantic[deep](semantic, attributes)
+                        attributes = self.adapters[i](attributes, patches)
+                    semantic = self.strong_semantic[i](semantic, attributes)
                 tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
             tokens = block(tokens)
         return self.backbone.final_norm(tokens)
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """[B,D] by stream: the cls token, the mean visual prompt, the mean semantic prompt."""
-        prefix, visual, semantic, _ = self.layout.split(self.tokens(images))
+    def tokens(self, images: Tensor) -> Tensor:
+        """The final, normed sequence [B,T,D] in the order of `layout`."""
+        if not self.layout.visual + self.layout.semantic:
+            return self.backbone.final_norm(self.backbone.blocks(self.backbone.embed(images)))
+        return self.deep(*self.shallow(images))
+
+    def by_stream(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Final tokens [B,T,D] to [B,D] by stream: the cls token, the mean visual prompt, the mean semantic prompt."""
+        prefix, visual, semantic, _ = self.layout.split(tokens)
         found = {"cls": prefix[:, 0]}
         if self.layout.visual:
             found["visual"] = visual.mean(1)
         if self.layout.semantic:
             found["semantic"] = semantic.mean(1)
         return found
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [B,3,H,W] to [B,D] by stream."""
+        return self.by_stream(self.tokens(images))
 
 
 def initial_prompts(count: int, dim: int) -> Tensor:

@@ -42,20 +42,25 @@ def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float],
     return ax
 
 
+def overlay(plain: Axes, mixed: Axes, image: np.ndarray, attention: np.ndarray) -> None:
+    """The image [H,W,3] in 0..1 on `plain`, and a map [side,side] laid over its grey copy on `mixed`."""
+    plain.imshow(image)
+    mixed.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1)
+    mixed.imshow(attention, cmap="magma", alpha=0.6, interpolation="bilinear",
+                 extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5))
+    for ax in (plain, mixed):
+        ax.set(xticks=[], yticks=[])
+
+
 def attention_grid(images: np.ndarray, maps: dict[str, np.ndarray], titles: Sequence[str], axes: np.ndarray) -> None:
     """Images [n,H,W,3] in 0..1 in the first column, then each stream's map [n,side,side] laid over them."""
     for row, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes[row, 0].imshow(image)
         axes[row, 0].set_ylabel(title, fontsize=8)
         for column, (stream, attention) in enumerate(maps.items(), 1):
-            axes[row, column].imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1)
-            axes[row, column].imshow(attention[row], cmap="magma", alpha=0.6, interpolation="bilinear",
-                                     extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5))
+            overlay(axes[row, 0], axes[row, column], image, attention[row])
             if row == 0:
                 axes[row, column].set_title(stream)
     axes[0, 0].set_title("image")
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
 
 
 def save(figure_or_axes: object, path: Path) -> Path:

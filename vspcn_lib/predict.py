@@ -29,7 +29,7 @@ def predict(run: Path, images: Sequence[Path], top: int = 3) -> str:
     prototypes = model.heads.prototypes(torch.as_tensor(bench.prototypes, device=x.device))
     embedded = model(x).embedded["cls"]
     scores = model.heads.scores({"cls": embedded}, prototypes)["cls"].cpu().numpy() + tau * bench.unseen_mask
-    semantic = model.config.embedding == "visual-to-semantic"
+    semantic = work.config.model.embedding == "visual-to-semantic"
     lines = []
     for i, path in enumerate(images):
         lines.append(str(path))

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,8 +160,3 @@ class RunFolder:
         """The state to continue from, None where the run has not come that far."""
         file = self.path / "state.pt"
         return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
-
-
-def command_line() -> str:
-    """How this process was started, for messages that say how to continue."""
-    return "python -m vspcn_lib " + " ".join(a for a in sys.argv[1:] if a != "--resume")

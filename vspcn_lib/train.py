@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from vspcn_lib.baselines import ESZSL_GRID
 from vspcn_lib.config import Config
 from vspcn_lib.evaluation import describe, evaluate, forward, guard, validate
 from vspcn_lib.model import ZeroShotModel
-from vspcn_lib.runs import RunFolder, command_line
+from vspcn_lib.runs import RunFolder
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
 
@@ -49,31 +50,31 @@ def thin(bench: Benchmark, indices: np.ndarray, per_class: int, seed: int) -> np
 
 
 @contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[dict[str, bool]]:
-    """Ctrl-C sets a flag that the loop reads after the step; a second one stops at once."""
-    flag = {"stop": False}
-
+def stop_on_interrupt(stop: Event) -> Iterator[None]:
+    """Ctrl-C sets `stop`, which the loop reads after the step; a second one stops at once."""
     def handler(signum: int, frame: object) -> None:
-        if flag["stop"]:
+        if stop.is_set():
             raise KeyboardInterrupt
-        flag["stop"] = True
+        stop.set()
 
     try:
         old = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread (a notebook's worker): no handler, the flag stays down
-        yield flag
+    except ValueError:  # not the main thread (a notebook's worker): no handler, only its owner sets `stop`
+        yield
         return
     try:
-        yield flag
+        yield
     finally:
         signal.signal(signal.SIGINT, old)
 
 
 def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epochs: int,
-        validation: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[ZeroShotModel, list[dict[str, float]]]:
+        validation: tuple[np.ndarray, np.ndarray] | None = None,
+        stop: Event | None = None) -> tuple[ZeroShotModel, list[dict[str, float]]]:
     """Train on `indices` for `epochs`; with `validation` = (held-out, val-class images) measure each epoch.
 
-    Continues from the folder's state if it belongs to `phase`. Returns the model and one row an epoch.
+    `stop` ends it after the current step, as Ctrl-C does. Continues from the folder's state of `phase`.
+    Returns the model and one row an epoch.
     Raises `Interrupted`, `LeakError`, or FloatingPointError for a loss that is not finite.
     """
     c, bench, acc = work.config, work.bench, work.accelerator
@@ -101,7 +102,8 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
             folder.save_state({"phase": phase, "epoch": epoch, "batch": batch, "model": model.state(),
                                "optimiser": optimiser.state_dict(), "history": history})
 
-    with stop_on_interrupt() as flag:
+    stop = stop or Event()
+    with stop_on_interrupt(stop):
         for epoch in range(first, epochs):
             model.train()
             bar = tqdm(batches.epoch(epoch, skip), f"{phase} {epoch + 1}/{epochs}", len(batches), initial=skip,
@@ -140,10 +142,10 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
                         folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}")
-                    if flag["stop"]:
+                    if stop.is_set():
                         save(epoch, batch + 1)
-                        raise Interrupted(f"stopped after step {step}, saved in {folder.path}; continue with\n"
-                                          f"  {command_line()} --resume")
+                        raise Interrupted(f"stopped after step {step}, saved; continue with\n"
+                                          f"  python -m vspcn_lib resume {folder.path}")
             skip = 0
             if validation:
                 history.append(validate(work, model, *validation, epoch + 1))
@@ -170,7 +172,7 @@ def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: in
     return model.eval(), history
 
 
-def select(work: Workspace, folder: RunFolder) -> dict[str, Any]:
+def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dict[str, Any]:
     """The first half of the protocol: epoch and tau of the best H on validation classes; kept in selection.json.
 
     Returns {"best": row, "epochs": rows}. No test image is read, so settings may be compared by best["H"].
@@ -180,13 +182,15 @@ def select(work: Workspace, folder: RunFolder) -> dict[str, Any]:
         t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
         inner, held_out = selection_split(bench, t.held_out, t.seed)
         validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
-        _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation)
+        _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation,
+                         stop)
         selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
         folder.write_json("selection.json", selected)
     return selected
 
 
-def run(config: Config, out: Path, resume: bool = False, work: Workspace | None = None) -> dict[str, Any]:
+def run(config: Config, out: Path, resume: bool = False, work: Workspace | None = None,
+        stop: Event | None = None) -> dict[str, Any]:
     """The whole protocol: select epoch and tau on validation classes, retrain on trainval, evaluate once.
 
     Writes the run folder `out` and returns its result record; a finished run is returned as it is.
@@ -196,10 +200,10 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
     if done:
         return done
     work = work or Workspace.open(config)
-    start, best = time.time(), select(work, folder)["best"]
+    start, best = time.time(), select(work, folder, stop)["best"]
     work.accelerator.print("kept" + describe(best))
     trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
-    model, _ = fit(work, folder, "final", trainval, best["epoch"])
+    model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
     folder.save_checkpoint(model.state(), work.backbone.source)
     result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
               "seconds": round(time.time() - start, 1)}
