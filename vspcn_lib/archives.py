@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vspcn_lib.benchmarks import LAYOUTS, load_benchmark, read_proposed_split
 from vspcn_lib.splits import BenchmarkError

@@ -6,7 +6,7 @@ import statistics
 import time
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.backbone import load_backbone

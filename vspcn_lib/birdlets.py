@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 COLOURS = {"black": (45, 44, 52), "white": (240, 238, 230), "grey": (140, 146, 155), "brown": (134, 92, 60),
            "red": (200, 62, 52), "blue": (62, 112, 190), "yellow": (236, 196, 64), "orange": (232, 134, 48),

@@ -171,8 +171,6 @@ _LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "train": {"epochs": 6}},
-    "birdlets-quick": {"data": {"benchmark": "birdlets", "size": 84, "images_per_class": 8},
-                       "train": {"epochs": 4, "batch_size": 16}},  # a minute: what the notebooks show
     "cub100": {"data": {"benchmark": "cub100", "size": 224}},
     "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}},
     "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB,

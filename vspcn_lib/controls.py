@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import base64
 import dataclasses
 import html
 import inspect
-import io
 import itertools
 import json
 import threading
@@ -20,6 +20,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from vspcn_lib import config
+from vspcn_lib.plots import png
 from vspcn_lib.probe import Cancelled
 from vspcn_lib.runs import environment
 
@@ -166,7 +167,7 @@ class Panel:
             try:
                 result = self._compute(state, stop)
                 figure = self._draw(state, result)
-                text, png = self._describe(state, result), _png(figure)
+                text, picture = self._describe(state, result), png(figure)
             except Cancelled:
                 continue
             except Exception as error:  # shown to the reader; the panel and the kernel live on
@@ -177,7 +178,7 @@ class Panel:
             if not stop.is_set():
                 spinner.cancel()
                 self.result, self.figure, self.text = result, figure, text
-                self.image.value = png
+                self.image.value = picture
                 self.numbers.value = f"<pre>{html.escape(text)}</pre>"
                 self._say("")
 
@@ -218,10 +219,5 @@ def show(box: widgets.Widget, png: bytes, text: str) -> None:
     view = box._repr_mimebundle_()
     view = view[0] if isinstance(view, tuple) else view
     kind = "application/vnd.jupyter.widget-view+json"
-    display({"image/png": png, "text/plain": text, kind: view[kind]}, raw=True)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return buffer.getvalue()
+    picture = base64.b64encode(png).decode()
+    display({"image/png": picture, "text/plain": text, kind: view[kind]}, raw=True)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 MAX_PIXELS = 100_000_000  # read from the header, before decoding: a small file can claim gigabytes
 CACHE_FORMAT = "1"  # part of the cache key; raise it when `decode` changes

@@ -74,7 +74,7 @@ class TrainingPanel:
 
     def start(self) -> TrainingPanel:
         """Start, or continue where the run was stopped; does nothing while it runs."""
-        if not self._thread.is_alive():
+        if not self.running:
             self.stop.clear()
             self._thread = threading.Thread(target=self._train, daemon=True)
             self._thread.start()
@@ -83,9 +83,15 @@ class TrainingPanel:
 
     def wait(self) -> TrainingPanel:
         """Until the run has ended or was stopped; the picture is up to date then."""
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self.refresh()
         return self
+
+    @property
+    def running(self) -> bool:
+        """Whether the worker thread is training."""
+        return self._thread.is_alive()
 
     def _train(self) -> None:
         self._say("running")
@@ -106,9 +112,7 @@ class TrainingPanel:
     def refresh(self) -> None:
         """Draw what the run folder holds now."""
         steps, epochs = read_curves(self.out)
-        buffer = io.BytesIO()
-        draw_curves(steps, epochs).savefig(buffer, format="png", dpi=100)
-        self.image.value = buffer.getvalue()
+        self.image.value = plots.png(draw_curves(steps, epochs))
         done = len(epochs) / (2 * self.config.train.epochs) if len(epochs) else 0.0
         self.bar.value = 1.0 if (self.out / "result.json").exists() else min(0.95, done)
 
@@ -126,6 +130,7 @@ class TrainingPanel:
 
 
 def finished(config: Config, out: Path) -> RunFolder:
-    """The finished run in `out`; trained first, without a picture, where it is not there yet."""
-    run(config, out, resume=(out / "config.json").exists())
+    """The finished run in `out`; trained first, under a progress bar alone, where it is not there yet."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        run(config, out, resume=(out / "config.json").exists())
     return RunFolder(out)

@@ -190,8 +190,8 @@ class Attention:
     def compute(self, state: Look, stop: Event | None = None) -> dict[str, Any]:
         """The map over patches [side,side], summing to 1, and the attributes with their weights (semantic stream)."""
         maps, layout = self.maps(state.image), self.model.layout
-        prefix, visual, semantic, _ = layout.split(maps[f"backbone.vit.blocks.{state.block - 1}.attn"][0].mean(0))
-        rows = {"cls": prefix[:1], "visual": visual, "semantic": semantic}[state.stream]
+        prefix, visual, semantic, _ = layout.split(maps[f"backbone.vit.blocks.{state.block - 1}.attn"].mean(1))
+        rows = {"cls": prefix[0, :1], "visual": visual[0], "semantic": semantic[0]}[state.stream]
         rows = rows.mean(0) if state.prompt < 0 or state.stream == "cls" else rows[state.prompt]
         patches = rows[-layout.patches:]
         side = round(layout.patches ** 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-matplotlib.use("Agg", force=False)
+if "IPython" not in sys.modules:
+    matplotlib.use("Agg", force=False)  # commands only write files; a notebook keeps its own backend
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito, safe for colour-blind eyes
 
@@ -61,6 +65,22 @@ def attention_grid(images: np.ndarray, maps: dict[str, np.ndarray], titles: Sequ
             if row == 0:
                 axes[row, column].set_title(stream)
     axes[0, 0].set_title("image")
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG bytes, the same for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _teach_notebooks() -> None:
+    """Have a notebook show a `Figure` that pyplot does not know (it is not thread-safe) as its picture."""
+    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
+        shell.display_formatter.formatters["image/png"].for_type(Figure, png)
+
+
+_teach_notebooks()
 
 
 def save(figure_or_axes: object, path: Path) -> Path:

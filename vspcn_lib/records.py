@@ -44,6 +44,14 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     return {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
 
 
+def read_scores(file: Path) -> dict[str, np.ndarray]:
+    """A committed score matrix: scores, labels, unseen, indices, tau. Raises `RunError` where it is missing."""
+    if not file.exists():
+        raise RunError(f"{file} does not exist: copy scores.npz of a finished run there")
+    with np.load(file, allow_pickle=False) as loaded:
+        return {name: loaded[name] for name in loaded.files}
+
+
 def method(record: dict[str, Any]) -> str:
     """The name of a record's row: VSPCN or the linear head, the image size, a thinned training set, bf16."""
     config = record["config"]

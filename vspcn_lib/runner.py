@@ -16,7 +16,7 @@ from queue import Queue
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, as_dict
 from vspcn_lib.records import write_record

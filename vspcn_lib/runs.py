@@ -148,7 +148,7 @@ class RunFolder:
         file = self.path / "scores.npz"
         if not file.exists():
             raise RunError(f"{self.path} holds no scores.npz: run `evaluate` or finish the run with --resume")
-        with np.load(file) as loaded:
+        with np.load(file, allow_pickle=False) as loaded:
             return {n: loaded[n] for n in loaded.files}
 
     def save_state(self, state: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import optuna
 import pandas as pd
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.runs import RunFolder, environment, replacing

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.baselines import ESZSL_GRID

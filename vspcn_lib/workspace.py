@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vspcn_lib.backbone import FrozenViT, load_backbone
 from vspcn_lib.baselines import build

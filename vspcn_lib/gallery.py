@@ -1,0 +1,108 @@
+"""Pictures of a benchmark and of recorded tables: gallery, heat map, split, ablation bars, sweep map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+from vspcn_lib.plots import COLOURS
+from vspcn_lib.splits import Benchmark
+
+
+def plain_name(name: str) -> str:
+    """An attribute or class name as words: `has_wing_color::red` -> wing color: red."""
+    return name.removeprefix("has_").replace("::", ": ").replace("_", " ")
+
+
+def species_gallery(bench: Benchmark, columns: int = 10, side: int = 96) -> Figure:
+    """The first image of every class with its name, unseen classes in orange."""
+    rows = -(-len(bench.class_names) // columns)
+    figure = Figure(figsize=(columns * 1.05, rows * 1.25), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for c, (ax, name) in enumerate(zip(axes, bench.class_names, strict=False)):
+        first = bench.image_paths[int(np.flatnonzero(bench.labels == c)[0])]
+        with Image.open(first) as image:
+            ax.imshow(ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side)))
+        ax.set_title(plain_name(name).replace(" ", "\n", 1), fontsize=5.5,
+                     color=COLOURS[1] if bench.unseen_mask[c] else "black")
+    for ax in axes:
+        ax.axis("off")
+    return figure
+
+
+def attribute_heatmap(bench: Benchmark, attributes: int = 40) -> Figure:
+    """The `attributes` that vary most between classes, classes and attributes clustered (seaborn)."""
+    chosen = np.sort(bench.prototypes.std(0).argsort()[::-1][:attributes])
+    table = pd.DataFrame(bench.prototypes[:, chosen], index=[plain_name(n) for n in bench.class_names],
+                         columns=[plain_name(bench.attribute_names[k]) for k in chosen])
+    grid = sns.clustermap(table, cmap="viridis", figsize=(10, 8), xticklabels=1, yticklabels=1,
+                          dendrogram_ratio=0.08, cbar_pos=(0.005, 0.9, 0.02, 0.09))
+    grid.ax_heatmap.tick_params(labelsize=6)
+    grid.figure.set_layout_engine("none")
+    return _detached(grid.figure)
+
+
+def split_bars(bench: Benchmark) -> Figure:
+    """Images of every class by the part of the split they are in."""
+    figure = Figure(figsize=(9.6, 2.6), layout="constrained")
+    ax, bottom = figure.subplots(), np.zeros(len(bench.class_names))
+    parts = {"train": bench.train, "train, validation classes": bench.val, "test seen": bench.test_seen,
+             "test unseen": bench.test_unseen}
+    order = np.concatenate([np.setdiff1d(bench.seen_classes, bench.val_classes), bench.val_classes,
+                            bench.unseen_classes])
+    for colour, (name, indices) in zip((COLOURS[0], COLOURS[5], COLOURS[2], COLOURS[1]), parts.items(), strict=True):
+        count = np.bincount(bench.labels[indices], minlength=len(bottom))[order]
+        ax.bar(range(len(order)), count, bottom=bottom, color=colour, label=name)
+        bottom += count
+    ax.set(xlabel="class", ylabel="images", xlim=(-1, len(order)), ylim=(0, 1.35 * bottom.max()))
+    ax.legend(ncols=4, fontsize=8, loc="upper center", frameon=False)
+    return figure
+
+
+def ablation_bars(table: pd.DataFrame, paper: dict[str, float]) -> Figure:
+    """H of every row at the validation and at the oracle tau, the paper's own H (other data and ViT) as a mark."""
+    figure = Figure(figsize=(7.2, 0.36 * len(table) + 1.2), layout="constrained")
+    ax, place = figure.subplots(), np.arange(len(table))
+    for shift, colour, column, label in ((-0.18, COLOURS[0], "H", "H, validation tau"),
+                                         (0.18, COLOURS[5], "oracle H", "H, oracle tau")):
+        numbers = table[column].str.split(" ± ", expand=True).astype(float)
+        spread = numbers[1].fillna(0) if 1 in numbers else None
+        ax.barh(place + shift, numbers[0], 0.34, xerr=spread, color=colour, label=label, error_kw={"lw": 1})
+    known = [i for i, row in enumerate(table["row"]) if row in paper]
+    if known:
+        ax.plot([paper[table["row"][i]] for i in known], known, "k|", ms=14, label="paper (CUB-200, ViT-B/16)")
+    ax.set(yticks=place, yticklabels=table["row"], xlabel="H (%)", xlim=(0, 100))
+    ax.invert_yaxis()
+    ax.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def sweep_map(study: dict[str, Any]) -> Figure:
+    """Validation H of a recorded study: a line for one axis, a heat map for two, one panel an axis for more."""
+    trials = pd.DataFrame(study["trials"])
+    axes_of = [c for c in trials.columns if "." in c]
+    figure = Figure(figsize=(4.2 * max(1, len(axes_of) if len(axes_of) > 2 else 1), 3.2), layout="constrained")
+    if len(axes_of) == 2:
+        ax = figure.subplots()
+        grid = trials.pivot_table("H", *axes_of, aggfunc="max")
+        sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "validation H (%)"})
+        return figure
+    for ax, name in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of, strict=True):
+        best = trials.groupby(name)["H"].max()
+        ax.plot(trials[name], trials["H"], "o", color=COLOURS[5])
+        ax.plot(best.index, best.to_numpy(), "-", color=COLOURS[0])
+        ax.set(xlabel=name, ylabel="validation H (%)")
+    return figure
+
+
+def _detached(figure: Any) -> Figure:
+    """A pyplot figure that pyplot forgets, so that it is shown once and closed."""
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
+    return figure
