@@ -1,22 +1,39 @@
-.PHONY: demo test lab figures lint clean
+.PHONY: demo test lab figures notebooks notebooks-test lint clean
 PY := .venv/bin/python
 PYTHON ?= python3
+NBVAL := $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval.cfg
 
 demo: .venv/ready
 	$(PY) -m vspcn_lib demo
 
 test: .venv/ready
-	$(PY) -m ruff check vspcn_lib tests
+	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py
 	$(PY) -m pytest tests
+	$(PY) -m vspcn_lib demo
+	$(NBVAL) notebooks
+
+# Every notebook, cell by cell, against its committed output; they look into the demo's run, made above if missing.
+notebooks-test: .venv/ready
+	$(PY) -m vspcn_lib demo
+	$(NBVAL) notebooks
+
+# Run every notebook anew and keep it in the form that is committed.
+notebooks: .venv/ready
+	$(PY) -m vspcn_lib demo
+	$(PY) notebooks/rerun.py
 
 lint: .venv/ready
-	$(PY) -m ruff check vspcn_lib tests
+	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py
 
 figures: .venv/ready
 	$(PY) -m vspcn_lib figures
 
+# Served on this machine alone, with the token that JupyterLab prints. Slider moves stay on the kernel's main thread.
 lab: .venv/ready
-	$(PY) -m jupyterlab notebooks
+	mkdir -p .venv/share/jupyter/lab/settings
+	printf '%s\n' '{"@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"}}' \
+	  > .venv/share/jupyter/lab/settings/overrides.json
+	$(PY) -m jupyterlab --ip=127.0.0.1 --notebook-dir=. notebooks/01_data_preparation.ipynb
 
 # uv installs in half a minute; plain pip is the fall-back where uv has no wheel.
 .venv/ready: pyproject.toml constraints.txt

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vspcn_lib import runner
 from vspcn_lib import sweep as sweep_module
 from vspcn_lib.cli import main
 from vspcn_lib.config import ROWS, Config, ConfigError, as_dict, preset, row, update
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
+from vspcn_lib.records import draw_figures
 from vspcn_lib.runner import Job, code_version, execute, finished
 from vspcn_lib.sweep import parse_axis, sweep
 from vspcn_lib.tables import ablation_table, paired_bootstrap
@@ -159,3 +161,22 @@ def test_a_grid_is_run_once_and_a_study_continues_after_an_interrupt(tiny_folder
     assert len(seen) == 5
     with pytest.raises(ConfigError, match="begun with other settings"):
         sweep(update(base, {"model": {"scale": 5.0}}), axes, *places, trials=0, work=work)
+
+
+def test_committed_figures_are_what_their_records_draw(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    drawn = draw_figures(root / "records", tmp_path)
+    assert {p.name for p in drawn} >= {"seen_unseen_birdlets.png", "seen_unseen_cub100.png"}
+    for path in drawn:
+        kept = root / "figures" / path.name
+        ours, theirs = (json.loads(p.with_suffix(".json").read_text()) for p in (path, kept))
+        same_drawing = ours.pop("matplotlib") == theirs.pop("matplotlib")
+        assert ours == theirs, f"{kept.name} is older than its records: make figures"
+        assert kept.with_suffix(".pdf").exists()
+        if same_drawing:  # pixels do not survive another version of matplotlib
+            a, b = (np.asarray(Image.open(p).convert("RGB"), float) for p in (path, kept))
+            assert a.shape == b.shape and np.sqrt(((a - b) ** 2).mean()) <= 2, kept.name
+    again = draw_figures(root / "records", tmp_path / "again")
+    for first, second in zip(drawn, again, strict=True):
+        for suffix in (".png", ".pdf", ".json"):
+            assert first.with_suffix(suffix).read_bytes() == second.with_suffix(suffix).read_bytes()

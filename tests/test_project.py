@@ -1,6 +1,7 @@
 """The project's own promises: imports go one way, lists of packages agree, the command line answers."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,11 @@ IMPORTS = {  # who may import whom
     "baselines": {"backbone", "config", "model"}, "tables": {"config", "metrics"},
     "sweep": {"config", "runs", "train", "workspace"},
     "runner": {"config", "records", "runs", "train"}, "ablation": {"config", "records", "runner", "tables"},
-    "records": {"metrics", "plots", "config", "runs"},
+    "records": {"metrics", "plots", "config", "gallery", "runs", "tables"},
+    "probe": {"config", "model"}, "controls": {"config", "plots", "probe", "runs"}, "gallery": {"plots", "splits"},
+    "panels": {"capture", "controls", "demo", "metrics", "model", "plots", "probe", "runs", "workspace"},
+    "panels_features": {"capture", "controls", "demo", "evaluation", "model", "plots", "runs", "workspace"},
+    "live": {"config", "controls", "plots", "runs", "train"},
     "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
 }
 
@@ -68,3 +73,21 @@ def test_help_reads_well():
     command = [sys.executable, "-m", "vspcn_lib", "train", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "--model.alpha-v" in done.stdout and "SVPF" in done.stdout
+
+
+def test_committed_notebooks_are_run_in_order_small_and_without_widget_state():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert [p.name[:2] for p in notebooks] == [f"{i:02d}" for i in range(1, 11)]
+    for path in notebooks:
+        notebook = json.loads(path.read_text())
+        cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+        assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1)), f"{path.name}: run it again"
+        text = path.read_text()
+        assert "widget-view" not in text and "widgets" not in notebook["metadata"] and "Traceback" not in text
+        assert "/root" not in text and "/home" not in text and path.stat().st_size < 300_000, path.name
+        first, last = notebook["cells"][0], notebook["cells"][-1]
+        assert "?" in "".join(first["source"]).splitlines()[0] or path.name[:2] in ("09", "10"), path.name
+        assert "**Verdict.**" in "".join(last["source"]), path.name
+        for cell in cells:  # thin: no code of the library's is written a second time
+            for node in ast.walk(ast.parse("".join(cell["source"]).replace("\n%", "\n#"))):
+                assert not isinstance(node, ast.ClassDef | ast.FunctionDef), path.name

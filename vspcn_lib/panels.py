@@ -121,7 +121,7 @@ class AlphaProbe:
     def trace(self, points: int = 5) -> pd.DataFrame:
         """H along each alpha with the others as trained; kept, and drawn behind the moving point."""
         for name in ("alpha_v", "alpha_s", "alpha_a"):
-            values = np.linspace(0, 1, points)
+            values = np.union1d(np.linspace(0, 1, points), getattr(self.trained, name))
             found = [self.compute(Alphas(**{**self.trained.__dict__, name: float(v)})).H for v in values]
             self.curves[name] = pd.DataFrame({name: values, "H": found})
         return pd.concat([c.rename(columns={n: "alpha"}).assign(name=n) for n, c in self.curves.items()])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vspcn_lib import metrics, plots
+from vspcn_lib import gallery, metrics, plots, tables
 from vspcn_lib.config import as_dict
 from vspcn_lib.runs import RunError, RunFolder, replacing
 
@@ -90,17 +90,35 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def draw_figures(records: Path, target: Path) -> list[Path]:
-    """The seen-unseen curve of each benchmark (first seed of each method), from the committed records alone."""
+    """Every figure from the committed records alone: PNG, PDF and the numbers with their provenance as JSON.
+
+    The seen-unseen curve of each benchmark (first seed of each method); H of all methods and seeds.
+    """
     found, drawn = read_records(records), []
     for benchmark in sorted({r["result"]["benchmark"] for r in found.values()}):
-        curves, chosen = {}, {}
-        for record in found.values():
+        curves, chosen, sources = {}, {}, {}
+        for file, record in found.items():
             name = method(record)
             if record["result"]["benchmark"] == benchmark and name not in curves:
                 sweep = pd.DataFrame(record["sweep"])
                 sweep["H"] = metrics.harmonic(sweep["U"].to_numpy(), sweep["S"].to_numpy())
                 curves[name], chosen[name] = sweep, record["result"]["tau"]
+                sources[name] = provenance(file, record)
         axes = plots.seen_unseen_curve(curves, chosen)
         axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
-        drawn.append(plots.save(axes, target / f"seen_unseen_{benchmark}.png"))
+        drawn.append(plots.save(axes, target / f"seen_unseen_{benchmark}.png", sources))
+    for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
+        runs = read_records(folder)
+        figure = gallery.ablation_bars(tables.ablation_table(runs), tables.PAPER_H)
+        sources = {file: provenance(file, record) for file, record in runs.items()}
+        drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
     return drawn
+
+
+def provenance(file: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What a figure says of a record it was drawn from."""
+    r = record["result"]
+    return {"record": file, **{k: round(r[k], 4) for k in ("U", "S", "H", "CZSL", "AUSUC", "tau")},
+            "oracle": {k: round(v, 4) for k, v in r["oracle"].items()}, "seed": r["seed"], "split": r["split"],
+            "backbone": r["backbone"]["sha256"], "vectors": r["vectors"], "commit": r["environment"]["commit"],
+            "versions": r["environment"]["versions"], "config": record["config"]}
