@@ -8,8 +8,8 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py
-	$(PY) -m pytest tests
 	$(PY) -m vspcn_lib demo
+	$(PY) -m pytest tests
 	$(NBVAL) notebooks
 
 # Every notebook, cell by cell, against its committed output; they look into the demo's run, made above if missing.

@@ -124,18 +124,28 @@ def test_tau_slider(page, lab):
     assert _numbers(page) == shown
 
 
+@pytest.mark.real_cache
 def test_attention_panel(page, lab):
+    from vspcn_lib.panels import attention_panel
+
     _run_all(page, lab, "06_attention_maps")
-    first = _numbers(page)
-    assert _press(page, 0, "ArrowRight", 2) != first
+    shown = _press(page, 0, "ArrowRight", 2)
     page.screenshot(path=str(_shot("06")))
+    panel = attention_panel(RUN.parent).set(stream="semantic", block=9, prompt=2, image=2)
+    assert shown == panel.text
 
 
+@pytest.mark.real_cache
 def test_alpha_slider(page, lab):
+    from vspcn_lib.panels import alpha_panel
+
     _run_all(page, lab, "08_hyperparameters")
-    shown = _press(page, 0, "ArrowRight", 3)
+    shown = _press(page, 0, "ArrowLeft", 3)
     page.screenshot(path=str(_shot("08")))
-    assert re.search(r"alpha_v \d\.\d\d  alpha_s \d\.\d\d  alpha_a \d\.\d\d: U [\d.]+  S [\d.]+  H [\d.]+", shown)
+    values = {n: float(v) for n, v in re.findall(r"(alpha_\w) ([\d.]+)", shown)}
+    assert values["alpha_v"] == pytest.approx(0.85) and len(values) == 3
+    panel, _ = alpha_panel(RUN.parent, images=32)
+    assert shown == panel.set(**values).text
 
 
 def _shot(name: str) -> Path:
