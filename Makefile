@@ -33,7 +33,8 @@ lab: .venv/ready
 	mkdir -p .venv/share/jupyter/lab/settings
 	printf '%s\n' '{"@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"}}' \
 	  > .venv/share/jupyter/lab/settings/overrides.json
-	$(PY) -m jupyterlab --ip=127.0.0.1 --notebook-dir=. notebooks/01_data_preparation.ipynb
+	$(PY) -m jupyterlab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. \
+	  notebooks/01_data_preparation.ipynb
 
 # uv installs in half a minute; plain pip is the fall-back where uv has no wheel.
 .venv/ready: pyproject.toml constraints.txt

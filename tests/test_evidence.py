@@ -12,8 +12,8 @@ from vspcn_lib import runner
 from vspcn_lib import sweep as sweep_module
 from vspcn_lib.cli import main
 from vspcn_lib.config import ROWS, Config, ConfigError, as_dict, preset, row, update
+from vspcn_lib.figures import draw_figures
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
-from vspcn_lib.records import draw_figures
 from vspcn_lib.runner import Job, code_version, execute, finished
 from vspcn_lib.sweep import parse_axis, sweep
 from vspcn_lib.tables import ablation_table, paired_bootstrap

@@ -14,10 +14,13 @@ from matplotlib.figure import Figure
 from vspcn_lib import gallery, metrics
 from vspcn_lib.config import Config, ConfigError, update
 from vspcn_lib.controls import Choice, Panel, Slider, field_help
+from vspcn_lib.curves import draw_curves, read_curves
+from vspcn_lib.embeddings import class_separation
 from vspcn_lib.folders import read_folder
-from vspcn_lib.live import TrainingPanel, draw_curves, read_curves
-from vspcn_lib.panels import Attention, Calibration, Look, Tau, calibration_panel
-from vspcn_lib.panels_features import Layouts, Map, Mix, StrongFusion, class_separation
+from vspcn_lib.live import TrainingPanel
+from vspcn_lib.panels import Attention, Look
+from vspcn_lib.panels_features import Layouts, Map, Mix, StrongFusion
+from vspcn_lib.panels_records import Calibration, Tau, calibration_panel, sweep_panel
 from vspcn_lib.probe import Cancelled, Probe, alphas
 from vspcn_lib.workspace import Workspace
 
@@ -54,8 +57,8 @@ def test_bad_input_is_a_sentence_and_the_panel_lives_on(tmp_path, typed, words):
     panel = _panel(tmp_path)
     panel.boxes["x"].value = typed
     panel.wait()
-    assert words in panel.message.value and panel.text == "a 1.00"
-    assert panel.set(x=0.5).text == "a 0.25" and panel.message.value.endswith("></span>")
+    assert words in panel.sentence and panel.text == "a 1.00"
+    assert panel.set(x=0.5).text == "a 0.25" and panel.sentence == ""
 
 
 def test_an_exception_is_shown_escaped_and_the_panel_lives_on(tmp_path):
@@ -65,7 +68,7 @@ def test_an_exception_is_shown_escaped_and_the_panel_lives_on(tmp_path):
         return state.x
 
     panel = _panel(tmp_path, compute).set(x=1.5)
-    assert "no &lt;b&gt;checkpoint" in panel.message.value and "no <b>checkpoint" in panel.text
+    assert "no &lt;b&gt;checkpoint" in panel.message.value and "no <b>checkpoint" in panel.sentence
     assert panel.set(x=0.5).text == "a 0.50"
 
 
@@ -171,6 +174,21 @@ def test_strong_fusion_is_shown_as_it_is_computed(world):
         assert p["mix"].sum() == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(found["visual"]["bias"], model.strong_visual[0].bias[1].softmax(0).detach(), rtol=1e-5)
     parts.draw(Mix(3, 1, 0.25, 0.5), found)
+
+
+def test_a_recorded_sweep_is_walked_by_its_own_values():
+    values = [(a, b, 10 * a + b) for a in (0.0, 0.5, 1.0) for b in (1.0, 2.0)][:-1]  # (1, 2) was not run
+    trials = [{"number": i, "loss.lambda_ced": a, "loss.lambda_skd": b, "U": h, "S": h, "H": h, "tau": 0.0, "epoch": 1}
+              for i, (a, b, h) in enumerate(values)]
+    panel = sweep_panel({"study": "pairs", "trials": trials})
+    assert dataclasses.asdict(panel.state) == {"lambda_ced": 1.0, "lambda_skd": 1.0} and "H 11.0 (+0.0" in panel.text
+    before = panel.image.value
+    assert "H 2.0 (-9.0 against the best of 5 trials)" in panel.set(lambda_ced=0.0, lambda_skd=2.0).text
+    assert panel.image.value != before
+    assert "not in the record" in panel.set(lambda_ced=1.0).text
+    single = sweep_panel({"study": "one", "trials": [{k: v for k, v in t.items() if k != "loss.lambda_skd"}
+                                                     for t in trials]})
+    assert "lambda_ced 1: validation" in single.text
 
 
 def test_class_separation_is_perfect_for_tight_classes():

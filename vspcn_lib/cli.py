@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from vspcn_lib.config import ROWS, Config, ConfigError, preset
+from vspcn_lib.config import ConfigError, preset
+from vspcn_lib.options import (
+    Ablate,
+    Bench,
+    Data,
+    Demo,
+    Evaluate,
+    Exhibit,
+    Figures,
+    Predict,
+    Record,
+    Resume,
+    Sweep,
+    Train,
+)
 
 HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help lists the options)
 
@@ -24,137 +35,11 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   data fetch NAME      download, check and unpack cub, sun or awa2
   data verify NAME     what is there, what is missing, whether the counts are the published ones
   record RUN FILE      keep a finished run as one small JSON file
+  exhibit LINEAR RUN FILE
+                       keep t-SNE, training curves and attention maps as one small JSON file
   figures              redraw every figure from the committed records
   bench                cost of a VSPCN step against the frozen ViT's
 """
-
-
-@dataclass(frozen=True)
-class Train:
-    """Select epoch and tau on validation classes, retrain on trainval, evaluate once on test."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    preset: str = "birdlets"
-    """start from these settings: birdlets, cub100, cub100-small, cub, sun, awa2, each also with -linear"""
-    out: Path = Path("outputs/run")
-    """run folder"""
-    resume: bool = False
-    """continue the run in --out"""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Every metric of a finished run, computed from its saved score matrix."""
-
-    run: tyro.conf.Positional[Path]
-    tau: float | None = None
-    """calibration in score units; default: the run's validation tau"""
-
-
-@dataclass(frozen=True)
-class Predict:
-    """The most likely classes of image files, and the attributes that speak for each."""
-
-    run: tyro.conf.Positional[Path]
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    top: int = 3
-    """classes to show an image"""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Fetch or verify a benchmark."""
-
-    action: tyro.conf.Positional[str]
-    """fetch or verify"""
-    name: tyro.conf.Positional[str]
-    """cub, sun, awa2 or cub100"""
-    root: Path = Path("data")
-    """folder that holds the benchmarks"""
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Finish the run of a folder with the config it was started with."""
-
-    run: tyro.conf.Positional[Path]
-
-
-@dataclass(frozen=True)
-class Ablate:
-    """The ablation table: every row and baseline under one protocol; finished runs are skipped."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    preset: str = "birdlets"
-    """settings that the rows change"""
-    rows: tuple[str, ...] = tuple(ROWS)
-    """rows to run, in this order"""
-    seeds: int = 3
-    """seeds 0 .. N-1"""
-    fast: bool = False
-    """only show that every row runs: 56 px, 4 images a class, one epoch; the numbers mean nothing"""
-    any_code: bool = False
-    """take a finished run with the same config even if the code has changed since"""
-    out: Path = Path("outputs/ablate")
-    """run folders"""
-    records: Path = Path("outputs/ablate/records")
-    """one JSON record a run, and the table"""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Search settings on validation classes; test images are never read. An interrupted study continues."""
-
-    axes: tuple[str, ...]
-    """model.alpha_v=0:1, loss.lambda_skd=0.05:2:log, or model.alpha_v=0,0.05,0.5 (all lists: the whole grid)"""
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    preset: str = "birdlets"
-    """settings that the axes change"""
-    trials: int = 20
-    """trials of the study in all; a grid has as many as it has points"""
-    study: str = "sweep"
-    """name of the study and of its record"""
-    storage: str = "outputs/sweep/studies.db"
-    """a file, or a database URL (postgresql://...) that many machines share"""
-    out: Path = Path("outputs/sweep")
-    """run folders"""
-    records: Path = Path("outputs/sweep/records")
-    """one JSON record a study"""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Seconds of a VSPCN training step and of the frozen ViT's forward plus backward, measured in turn."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    preset: str = "cub100-small"
-    """settings to measure"""
-    rounds: int = 5
-    """pairs measured; the median counts"""
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Linear head and VSPCN on birdlets: one table, three pictures."""
-
-    out: Path = Path("outputs/demo")
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Record:
-    """Keep a finished run as one small JSON file: config, result, selection, tau sweep."""
-
-    run: tyro.conf.Positional[Path]
-    file: tyro.conf.Positional[Path]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Redraw every figure, and print the table, from the committed records."""
-
-    records: Path = Path("records")
-    out: Path = Path("figures")
 
 
 def _named_preset(args: list[str], default: str) -> str:
@@ -252,21 +137,28 @@ def _record(a: Record) -> None:
     print(write_record(a.run, a.file))
 
 
+def _exhibit(a: Exhibit) -> None:
+    from vspcn_lib.exhibits import write_exhibit
+
+    print(write_exhibit({"ViT only": a.linear, "VSPCN": a.run}, a.file))
+
+
 def _figures(a: Figures) -> None:
-    from vspcn_lib.records import draw_figures, markdown, read_records, summary
+    from vspcn_lib.figures import draw_contact_sheet, draw_figures
+    from vspcn_lib.records import markdown, read_records, summary
 
     table = summary(read_records(a.records))
     print(table.to_string(index=False))
     a.out.mkdir(parents=True, exist_ok=True)
     (a.out / "results.md").write_text(markdown(table))
-    for path in draw_figures(a.records, a.out):
+    for path in [draw_contact_sheet(a.out), *draw_figures(a.records, a.out)]:
         print(path)
 
 
 COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
             "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
             "resume": (Resume, _resume), "ablate": (Ablate, _ablate), "sweep": (Sweep, _sweep),
-            "record": (Record, _record), "figures": (Figures, _figures)}
+            "record": (Record, _record), "exhibit": (Exhibit, _exhibit), "figures": (Figures, _figures)}
 
 
 def main(argv: list[str] | None = None) -> int:

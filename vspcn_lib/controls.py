@@ -9,6 +9,7 @@ import html
 import inspect
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,16 @@ class Choice:
         return widgets.Dropdown(options=self.options, value=value)
 
 
+@dataclass(frozen=True)
+class Steps(Choice):
+    """A slider over listed values, for what was recorded at those alone."""
+
+    def widget(self, value: Any) -> widgets.Widget:
+        """The slider, its value written beside it."""
+        return widgets.SelectionSlider(options=[(f"{v:g}", v) for v in self.options], value=value,
+                                       continuous_update=False)
+
+
 class Panel:
     """Sliders, choices, text boxes, picture and numbers of one pure function.
 
@@ -114,7 +125,8 @@ class Panel:
         name, value = control.name, getattr(self.state, control.name)
         main = self.controls[name] = control.widget(value)
         label = widgets.Label(name, layout=widgets.Layout(width="110px"))
-        hint = widgets.HTML(f"<span style='color:#666'>{html.escape(control.help)}</span>")
+        span = f"{control.low:g} to {control.high:g}: " if isinstance(control, Slider) else ""
+        hint = widgets.HTML(f"<span style='color:#666'>{html.escape(span + control.help)}</span>")
         main.observe(lambda change: self._moved(name, change["new"]), "value")
         if isinstance(control, Choice):
             return widgets.HBox([label, main, hint])
@@ -142,7 +154,12 @@ class Panel:
         self._request()
 
     def _say(self, sentence: str) -> None:
-        self.message.value = f"<span role='status' style='color:#a00'>{html.escape(sentence)}</span>"
+        self.message.value = spoken(sentence, "#a00")
+
+    @property
+    def sentence(self) -> str:
+        """What the panel says beside its buttons: empty, or what went wrong and what to do."""
+        return heard(self.message)
 
     def _request(self) -> None:
         """Ask for the picture of the present state; what is being computed for an older one is cancelled."""
@@ -212,6 +229,16 @@ class Panel:
     def _ipython_display_(self) -> None:
         """One bundle: the live widget, and for a page without a kernel the picture and the numbers."""
         show(self.box, self.image.value, f"{self.title}\n{self.text}")
+
+
+def spoken(sentence: str, colour: str = "#000") -> str:
+    """A sentence as HTML that a screen reader announces; anything that looks like markup is shown as it was typed."""
+    return f"<span role='status' style='color:{colour}'>{html.escape(sentence)}</span>"
+
+
+def heard(message: widgets.HTML) -> str:
+    """The sentence that `spoken` put there."""
+    return html.unescape(re.sub("<[^>]*>", "", message.value))
 
 
 def show(box: widgets.Widget, png: bytes, text: str) -> None:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from vspcn_lib import metrics, plots
+from vspcn_lib import gallery, metrics, plots
 from vspcn_lib.birdlets import build_birdlets, contact_sheet
 from vspcn_lib.capture import prompt_attention
 from vspcn_lib.config import preset
@@ -63,15 +62,17 @@ def load_trained(folder: RunFolder, work: Workspace | None = None) -> tuple[Work
     return work, model.eval()
 
 
-def draw_attention(run_folder: Path, target: Path, birds: int = 4) -> Path:
-    """Where cls, visual and semantic prompts of the last block look, on a few unseen birds."""
-    work, model = load_trained(RunFolder(run_folder))
+def unseen_attention(work: Workspace, model: VSPCN, birds: int = 4) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Indices of a few unseen images, and where cls, visual and semantic prompts of the last block look in them."""
     unseen = work.bench.test_unseen
     chosen = unseen[np.linspace(0, len(unseen) - 1, birds).astype(int)]
     images = torch.cat([x for x, _, _ in work.batches(chosen, augment=False).epoch(0)])
-    maps = {s: m.numpy() for s, m in prompt_attention(model, images).items()}
-    figure, axes = plt.subplots(birds, 1 + len(maps), figsize=(1.9 * (1 + len(maps)), 1.9 * birds), squeeze=False,
-                                layout="constrained")
-    titles = [work.bench.class_names[c].replace("_", " ") for c in work.bench.labels[chosen]]
-    plots.attention_grid(work.pixels[chosen].transpose(0, 2, 3, 1) / 255.0, maps, titles, axes)
-    return plots.save(figure, target)
+    return chosen, {s: m.numpy() for s, m in prompt_attention(model, images).items()}
+
+
+def draw_attention(run_folder: Path, target: Path) -> Path:
+    """The picture of `unseen_attention` of a finished run."""
+    work, model = load_trained(RunFolder(run_folder))
+    chosen, maps = unseen_attention(work, model)
+    titles = [gallery.plain_name(work.bench.class_names[c]) for c in work.bench.labels[chosen]]
+    return plots.save(gallery.attention_figure(work.pixels[chosen].transpose(0, 2, 3, 1) / 255.0, maps, titles), target)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
-from vspcn_lib.plots import COLOURS
+from vspcn_lib.plots import COLOURS, attention_grid
 from vspcn_lib.splits import Benchmark
 
 
@@ -82,21 +84,55 @@ def ablation_bars(table: pd.DataFrame, paper: dict[str, float]) -> Figure:
     return figure
 
 
-def sweep_map(study: dict[str, Any]) -> Figure:
-    """Validation H of a recorded study: a line for one axis, a heat map for two, one panel an axis for more."""
+def sweep_map(study: dict[str, Any], at: dict[str, float] | None = None) -> Figure:
+    """Validation H of a recorded study: a heat map for two axes, otherwise one panel an axis; `at` is marked."""
     trials = pd.DataFrame(study["trials"])
-    axes_of = [c for c in trials.columns if "." in c]
-    figure = Figure(figsize=(4.2 * max(1, len(axes_of) if len(axes_of) > 2 else 1), 3.2), layout="constrained")
-    if len(axes_of) == 2:
-        ax = figure.subplots()
-        grid = trials.pivot_table("H", *axes_of, aggfunc="max")
+    names = [c for c in trials.columns if "." in c]
+    if len(names) == 2:
+        figure = Figure(figsize=(5.4, 3.8), layout="constrained")
+        ax, grid = figure.subplots(), trials.pivot_table("H", *names, aggfunc="max")
         sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "validation H (%)"})
+        ax.invert_yaxis()
+        if at is not None:
+            row, column = (int(np.abs(axis - at[n]).argmin()) for n, axis in zip(names, (grid.index, grid.columns),
+                                                                                 strict=True))
+            ax.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3))
         return figure
-    for ax, name in zip(figure.subplots(1, len(axes_of), squeeze=False)[0], axes_of, strict=True):
+    figure = Figure(figsize=(max(4.2, 3.2 * len(names)), 3.2), layout="constrained")
+    for ax, name in zip(figure.subplots(1, len(names), squeeze=False, sharey=True)[0], names, strict=True):
         best = trials.groupby(name)["H"].max()
         ax.plot(trials[name], trials["H"], "o", color=COLOURS[5])
         ax.plot(best.index, best.to_numpy(), "-", color=COLOURS[0])
-        ax.set(xlabel=name, ylabel="validation H (%)")
+        ax.set(xlabel=name, ylabel="validation H (%)" if name == names[0] else "")
+        if at is not None:
+            ax.axvline(at[name], color=COLOURS[1], lw=2)
+    return figure
+
+
+def tsne_scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, unseen: np.ndarray, name: str,
+                 numbers: dict[str, dict[str, float]]) -> None:
+    """A t-SNE layout [n,2]: classes by colour, unseen ones [n] bool with a rim; silhouettes of `separation` above."""
+    colours = dict(cmap="tab20", vmin=labels.min(), vmax=labels.max())
+    ax.scatter(*xy[~unseen].T, s=7, c=labels[~unseen], alpha=0.45, linewidths=0, **colours)
+    ax.scatter(*xy[unseen].T, s=16, c=labels[unseen], edgecolors="black", linewidths=0.4, **colours)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(f"{name}\nsilhouette {numbers['all']['silhouette']:.2f}, unseen alone "
+                 f"{numbers['unseen']['silhouette']:.2f}", fontsize=9)
+
+
+def tsne_figure(layouts: dict[str, np.ndarray], labels: np.ndarray, unseen: np.ndarray,
+                numbers: dict[str, dict[str, dict[str, float]]]) -> Figure:
+    """t-SNE layouts [n,2] of several methods side by side, with their `separation`."""
+    figure = Figure(figsize=(3.9 * len(layouts), 4.1), layout="constrained")
+    for ax, (name, xy) in zip(figure.subplots(1, len(layouts), squeeze=False)[0], layouts.items(), strict=True):
+        tsne_scatter(ax, xy, labels, unseen, name, numbers[name])
+    return figure
+
+
+def attention_figure(images: np.ndarray, maps: dict[str, np.ndarray], titles: list[str]) -> Figure:
+    """Images [n,H,W,3] in 0..1, and beside each what every stream looks at, maps [n,side,side] by stream."""
+    figure = Figure(figsize=(1.5 * (1 + len(maps)), 1.5 * len(images)), layout="constrained")
+    attention_grid(images, maps, titles, figure.subplots(len(images), 1 + len(maps), squeeze=False))
     return figure
 
 

