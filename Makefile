@@ -42,7 +42,7 @@ lab: .venv/ready
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	@echo "Installing packages into .venv (once, about a minute, 6 GB) ..."
 	$(PY) -m pip install -q -U pip uv \
-	  && $(PY) -m uv pip install --python $(PY) -c constraints.txt -e '.[notebooks,dev]' \
+	  && $(PY) -m uv pip install --compile-bytecode --python $(PY) -c constraints.txt -e '.[notebooks,dev]' \
 	  || $(PY) -m pip install -c constraints.txt -e '.[notebooks,dev]'
 	touch $@
 

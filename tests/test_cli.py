@@ -38,8 +38,17 @@ def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, c
     assert main(["predict", str(out), str(tmp_path / "none.jpg")]) == 2
     assert "none.jpg does not exist" in capsys.readouterr().err
     assert main(["record", str(out), str(tmp_path / "records" / "a.json")]) == 0
+    exhibit = tmp_path / "records" / "exhibits" / "tiny.json"
+    assert main(["exhibit", str(out), str(out), str(exhibit)]) == 0
+    kept = json.loads(exhibit.read_text())
+    layouts = kept["tsne"]["layouts"]
+    assert layouts["ViT only"] == layouts["VSPCN"] and len(layouts["VSPCN"]) == len(kept["tsne"]["labels"]) == 28
+    assert "attention" not in kept  # its photos could not be published
     assert main(["figures", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "figures")]) == 0
-    assert (tmp_path / "figures" / "seen_unseen_tiny.png").stat().st_size > 10_000
+    for name in ("seen_unseen", "training", "tsne"):
+        assert (tmp_path / "figures" / f"{name}_tiny.png").stat().st_size > 10_000
+    assert main(["exhibit", str(out), str(tmp_path / "none"), str(exhibit)]) == 2
+    assert "none has no result.json" in capsys.readouterr().err
     assert main(["train", "--preset", "birdlets", "--out", str(out), *options]) == 2
     assert "already holds a run" in capsys.readouterr().err
 

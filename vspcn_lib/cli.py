@@ -144,14 +144,14 @@ def _exhibit(a: Exhibit) -> None:
 
 
 def _figures(a: Figures) -> None:
-    from vspcn_lib.figures import draw_contact_sheet, draw_figures
+    from vspcn_lib.figures import draw_figures
     from vspcn_lib.records import markdown, read_records, summary
 
     table = summary(read_records(a.records))
     print(table.to_string(index=False))
     a.out.mkdir(parents=True, exist_ok=True)
     (a.out / "results.md").write_text(markdown(table))
-    for path in [draw_contact_sheet(a.out), *draw_figures(a.records, a.out)]:
+    for path in draw_figures(a.records, a.out):
         print(path)
 
 

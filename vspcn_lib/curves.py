@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vspcn_lib import plots
 
@@ -32,12 +33,14 @@ def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
         border = int((steps["phase"] == "select").sum())
         if 0 < border < len(steps):
             losses.axvline(border + 0.5, color="0.7", lw=1)
-            losses.text(border + 0.5, losses.get_ylim()[1], " retrain on trainval", va="top", fontsize=8, color="0.4")
+            losses.text(border + 0.5, 0.55, " retrain on trainval", transform=losses.get_xaxis_transform(), rotation=90,
+                        fontsize=8, color="0.4")
         losses.legend(fontsize=8)
     losses.set(xlabel="step", ylabel="loss part")
     if len(epochs):
         for colour, name in zip(plots.COLOURS, "USH", strict=False):
             validation.plot(epochs["epoch"], epochs[name], "o-", color=colour, label=name)
         validation.legend(fontsize=8)
+    validation.xaxis.set_major_locator(MaxNLocator(integer=True))
     validation.set(xlabel="epoch", ylabel="validation (%)", ylim=(0, 100))
     return figure

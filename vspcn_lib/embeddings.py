@@ -40,5 +40,8 @@ def cls_embeddings(run: Path, indices: np.ndarray | None = None) -> tuple[Worksp
 
 
 def tsne_layout(x: np.ndarray, perplexity: int) -> np.ndarray:
-    """t-SNE of embeddings [n,E] to [n,2]. One thread and a fixed start: the same picture again on the same machine."""
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(x)
+    """t-SNE of embeddings [n,E] to [n,2]; a perplexity above (n - 1) / 3 is lowered to that, small sets have no more.
+
+    One thread and a fixed start: the same picture again on the same machine.
+    """
+    return TSNE(2, perplexity=min(perplexity, (len(x) - 1) / 3), init="pca", random_state=0, n_jobs=1).fit_transform(x)

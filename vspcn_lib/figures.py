@@ -21,11 +21,14 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
     """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
 
     Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, and of each exhibit
-    attention maps, t-SNE and training curves. Returns the PNG files; PDF and JSON lie beside each.
+    attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns the PNG files of these. birdlets'
+    contact sheet comes from the renderer, so it has no numbers.
     """
     found = read_records(records)
-    drawn = [_seen_unseen(benchmark, found, target)
-             for benchmark in sorted({r["result"]["benchmark"] for r in found.values()})]
+    benchmarks = sorted({r["result"]["benchmark"] for r in found.values()})
+    drawn = [_seen_unseen(benchmark, found, target) for benchmark in benchmarks]
+    if "birdlets" in benchmarks:  # one bird a species, rendered by the project itself
+        contact_sheet(build_birdlets(cache_dir() / BIRDLETS), target / "birdlets.png")
     for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
         runs = read_records(folder)
         figure = gallery.ablation_bars(tables.ablation_table(runs), tables.PAPER_H)
@@ -36,11 +39,6 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
     for name, exhibit in read_records(records / "exhibits").items():
         drawn += _exhibit(name, exhibit, target)
     return drawn
-
-
-def draw_contact_sheet(target: Path) -> Path:
-    """birdlets, one a species, rendered by the project itself."""
-    return contact_sheet(build_birdlets(cache_dir() / BIRDLETS), target / "birdlets.png")
 
 
 def _seen_unseen(benchmark: str, found: dict[str, dict[str, Any]], target: Path) -> Path:
