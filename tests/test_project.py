@@ -12,15 +12,18 @@ from vspcn_lib.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {  # who may import whom
-    "config": set(), "fusion": set(), "metrics": set(), "plots": set(), "weights": set(), "images": set(),
-    "semantics": set(), "birdlets": set(), "splits": set(), "folders": {"splits"},
-    "benchmarks": {"splits", "folders"}, "losses": {"config"}, "runs": {"config"},
-    "archives": {"benchmarks", "splits"}, "backbone": {"images", "weights"}, "model": {"backbone", "config", "fusion"},
+    "config": set(), "fusion": set(), "metrics": set(), "plots": set(), "weights": {"files"}, "images": {"files"},
+    "semantics": set(), "birdlets": {"files"}, "splits": set(), "folders": {"splits"},
+    "benchmarks": {"splits", "folders"}, "losses": {"config"}, "files": set(), "runs": {"config", "files"},
+    "pieces": {"evaluation", "model"},
+    "unpack": set(), "archives": {"benchmarks", "files", "splits", "unpack"},
+    "backbone": {"images", "weights"}, "model": {"backbone", "config", "fusion"},
     "capture": {"fusion", "model"},
     "workspace": {"splits", "backbone", "baselines", "benchmarks", "birdlets", "config", "images", "model",
                   "semantics"},
     "evaluation": {"metrics", "splits", "model", "runs", "workspace"},
-    "train": {"losses", "baselines", "splits", "config", "evaluation", "model", "runs", "workspace"},
+    "train": {"losses", "baselines", "splits", "config", "evaluation", "files", "model", "pieces", "runs",
+              "workspace"},
     "bench": {"losses", "backbone", "config", "model"},
     "demo": {"metrics", "plots", "birdlets", "capture", "config", "images", "model", "runs", "train", "workspace"},
     "baselines": {"backbone", "config", "model"}, "tables": {"config", "metrics"},
@@ -30,7 +33,7 @@ IMPORTS = {  # who may import whom
     "probe": {"config", "model"}, "controls": {"config", "plots", "probe", "runs"}, "gallery": {"plots", "splits"},
     "panels": {"capture", "controls", "demo", "metrics", "model", "plots", "probe", "runs", "workspace"},
     "panels_features": {"capture", "controls", "demo", "evaluation", "model", "plots", "runs", "workspace"},
-    "live": {"config", "controls", "plots", "runs", "train"},
+    "live": {"config", "controls", "files", "plots", "runs", "train"},
     "predict": {"demo", "images", "runs"}, "__main__": {"cli"}, "__init__": set(),
 }
 
