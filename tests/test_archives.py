@@ -57,7 +57,7 @@ def server():
 def test_fetch_resumes_checks_and_unpacks(server, tmp_path, capsys):
     url, files, asked = server
     data = files["set.zip"] = _zip({"set/a.txt": b"hello" * 1000})
-    archive = Archive(f"{url}/set.zip", "set", len(data), hashlib.md5(data).hexdigest())
+    archive = Archive(f"{url}/set.zip", "set", len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
     (tmp_path / "set.zip.part").write_bytes(data[:100])
     fetch("x", tmp_path, (archive,))
     assert asked == ["bytes=100-"] and (tmp_path / "set" / "a.txt").read_bytes() == b"hello" * 1000
@@ -80,7 +80,7 @@ def test_members_outside_their_folder_are_refused(server, tmp_path, data):
     url, files, _ = server
     files["set.any"] = data
     root = tmp_path / "root"
-    with pytest.raises(ArchiveError, match="outside its folder"):
+    with pytest.raises(ArchiveError, match=r"outside its folder|is a link"):
         fetch("x", root, (Archive(f"{url}/set.any", "set"),))
     assert not (tmp_path / "evil").exists() and not (root / "set").exists()
 

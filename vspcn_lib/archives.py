@@ -6,10 +6,9 @@ import errno
 import hashlib
 import os
 import shutil
-import tarfile
 import tempfile
-import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +16,9 @@ import requests
 from tqdm.auto import tqdm
 
 from vspcn_lib.benchmarks import LAYOUTS, load_benchmark, read_proposed_split
+from vspcn_lib.files import exclusive
 from vspcn_lib.splits import BenchmarkError
+from vspcn_lib.unpack import UnpackError, unpack
 
 
 class ArchiveError(RuntimeError):
@@ -29,9 +30,12 @@ class Archive:
     """One file to fetch; `size` in bytes and `md5` where the publisher states them, `makes` what it unpacks to."""
 
     url: str
+    """over TLS, on this machine alone without"""
     makes: str
     size: int | None = None
     md5: str | None = None
+    holds: tuple[tuple[str, str], ...] = ()
+    """sha256 of files inside it, by their path, where the archive's own is not published"""
 
     @property
     def filename(self) -> str:
@@ -39,7 +43,10 @@ class Archive:
         return Path(urlsplit(self.url).path).name
 
 
-SPLITS = Archive("http://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip", "xlsa17")
+SPLITS = Archive("https://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip", "xlsa17", holds=(
+    ("xlsa17/data/CUB/att_splits.mat", "6d1c673088584fb1d8ea0e572c0566929a816309d1b456424c1096dce90c78e9"),
+    ("xlsa17/data/AWA2/att_splits.mat", "dfe0e4f26ef5debaa77eff823a9316ac110e9b809b70d19c72dd11404f7be357"),
+    ("xlsa17/data/SUN/att_splits.mat", "90dcb2a60704ce1117ba1897523ba78dc6b625e606008918c4eade9cd8a5bf43")))
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "cub": (SPLITS, Archive("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
                             "CUB_200_2011", 1_150_585_339, "97eceeb196236b17998738112f37df78")),
@@ -59,19 +66,24 @@ def fetch(name: str, root: Path, archives: tuple[Archive, ...] | None = None) ->
         if name not in ARCHIVES:
             raise ArchiveError(f"nothing to fetch for '{name}': choose one of {', '.join(ARCHIVES)}")
         archives = ARCHIVES[name]
-    root.mkdir(parents=True, exist_ok=True)
-    for archive in archives:
-        if (root / archive.makes).exists():
-            print(f"{archive.makes} is already in {root}")
-            continue
-        try:
-            file = _download(archive, root)
-            _unpack(file, root)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise ArchiveError(f"the disk of {root} is full while getting {archive.filename}: free some space and run "
-                               "the same command again, it continues where it stopped") from error
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with exclusive(root / ".fetch.lock", wait=True):  # a second process finds the work done
+            for stale in root.glob("unpacking-*"):  # of a process that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            for archive in archives:
+                if (root / archive.makes).exists():
+                    print(f"{archive.makes} is already in {root}")
+                else:
+                    _unpack(archive, _download(archive, root), root)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ArchiveError(f"the disk of {root} is full: free some space and run the same command again, it "
+                               "continues where it stopped") from error
+        raise ArchiveError(f"could not write to {root} ({error.strerror or error}): choose another --root, or make it "
+                           "writable") from error
+    except UnpackError as error:
+        raise ArchiveError(str(error)) from error
 
 
 def _download(archive: Archive, root: Path) -> Path:
@@ -85,24 +97,39 @@ def _download(archive: Archive, root: Path) -> Path:
         if not archive.size or have < archive.size:
             _stream(archive, part, have)
         _check(archive, part)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(part, file)
     return file
 
 
+def _secure(url: str) -> bool:
+    """Whether nobody on the way can change what comes from `url`."""
+    return urlsplit(url).scheme == "https" or urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
 def _stream(archive: Archive, part: Path, have: int) -> None:
     host = urlsplit(archive.url).netloc
+    if not _secure(archive.url):
+        raise ArchiveError(f"{archive.url} is no https address: what comes from it could be changed on the way")
     try:
         headers = {"Range": f"bytes={have}-"} if have else {}
         with requests.get(archive.url, headers=headers, stream=True, timeout=60) as answer:
             if answer.status_code == 416:  # nothing left to send: the checksum decides
                 return
             answer.raise_for_status()
+            if not _secure(answer.url):
+                raise ArchiveError(f"{host} sent the download on to {answer.url}, which is no https address: get the "
+                                   f"file by hand and put it into {part.parent}")
             if answer.status_code != 206:  # the server cannot resume: from the start
                 have = 0
             total = have + int(answer.headers.get("Content-Length", 0)) or None
             with part.open("ab" if have else "wb") as out, tqdm(
                     total=total, initial=have, unit="B", unit_scale=True, desc=archive.filename) as bar:
                 for piece in answer.iter_content(1 << 20):
+                    have += len(piece)
+                    if archive.size and have > archive.size:
+                        break  # more than published: the check below names it
                     out.write(piece)
                     bar.update(len(piece))
     except requests.RequestException as error:
@@ -114,7 +141,8 @@ def _stream(archive: Archive, part: Path, have: int) -> None:
 def _check(archive: Archive, part: Path) -> None:
     size = part.stat().st_size
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
+        md5 = partial(hashlib.md5, usedforsecurity=False)  # the publishers' choice: it tells damage, TLS tells fraud
+        found = hashlib.file_digest(file, md5).hexdigest()
     if archive.size and size < archive.size:
         raise ArchiveError(f"{archive.filename} ended at {size:,} of {archive.size:,} bytes: run the command again, it "
                            "continues there")
@@ -127,30 +155,24 @@ def _check(archive: Archive, part: Path) -> None:
     print(f"{archive.filename}: {size:,} bytes, md5 {found}" + ("" if archive.md5 else " (none published to compare)"))
 
 
-def _unpack(file: Path, root: Path) -> None:
+def _unpack(archive: Archive, file: Path, root: Path) -> None:
     """Unpack beside `root`'s content, then move each top folder in, so nothing half-unpacked looks finished."""
     with tempfile.TemporaryDirectory(dir=root, prefix="unpacking-") as folder:
-        try:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    for name in tqdm(archive.namelist(), f"unpacking {file.name}"):
-                        inside = (Path(folder) / name).resolve()
-                        if name.startswith("/") or not inside.is_relative_to(Path(folder).resolve()):
-                            raise ArchiveError(f"{file.name} holds '{name}', which lies outside its folder: "
-                                               "nothing was unpacked, do not use this file")
-                        archive.extract(name, folder)
-            else:
-                with tarfile.open(file) as archive:
-                    for member in tqdm(archive, f"unpacking {file.name}"):
-                        archive.extract(member, folder, filter="data")  # refuses paths and links that lead outside
-        except tarfile.FilterError as error:
-            raise ArchiveError(f"{file.name} holds '{error.tarinfo.name}', which lies outside its folder: nothing was "
-                               "unpacked, do not use this file") from error
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-            raise ArchiveError(f"{file.name} is damaged ({error}): delete it and run the command again") from error
-        for top in Path(folder).iterdir():
+        unpack(file, Path(folder))
+        for name, sha256 in archive.holds:
+            inside = Path(folder) / name
+            found = hashlib.sha256(inside.read_bytes()).hexdigest() if inside.is_file() else "no such file"
+            if found != sha256:
+                raise ArchiveError(f"checksum mismatch for {name} in {file.name}: expected sha256 {sha256}, found "
+                                   f"{found}; delete {file.name} and run the command again")
+        os.sync()  # the files are on the disk before their folder gets its name
+        tops = sorted(Path(folder).iterdir(), key=lambda top: top.name == archive.makes)  # what tells "done" comes last
+        for top in tops:
             if not (root / top.name).exists():
                 os.replace(top, root / top.name)
+    if not (root / archive.makes).exists():
+        raise ArchiveError(f"{file.name} unpacked to {', '.join(t.name for t in tops)[:200] or 'nothing'}, not to "
+                           f"{archive.makes}: it is another file")
 
 
 def verify(name: str, root: Path) -> str:

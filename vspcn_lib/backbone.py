@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -136,7 +137,7 @@ def _from_file(architecture: str, path: Path, size: int, source: dict[str, str])
     _known(architecture)
     try:
         vit = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=size)
-        state: dict[str, Any] = {k: v for k, v in load_state_dict(str(path)).items()
+        state: dict[str, Any] = {k: v for k, v in load_state_dict(str(path), weights_only=True).items()
                                  if not k.startswith(("head.", "mask_token"))}
         if "pos_embed" in state and state["pos_embed"].shape != vit.pos_embed.shape:
             # Another image size is another grid; timm's own resampling, as for its pretrained weights.
@@ -144,8 +145,13 @@ def _from_file(architecture: str, path: Path, size: int, source: dict[str, str])
             state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], vit.patch_embed.grid_size,
                                                         num_prefix_tokens=prefix)
         vit.load_state_dict(state, strict=True)
-    except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"{path} does not hold the weights of timm's {architecture}: {str(error)[:400]}") from error
+    except Exception as error:  # a damaged zip, a pickle that asks for more than tensors, other keys or shapes
+        raise BackboneError(f"{path} does not hold the weights of timm's {architecture} as plain tensors "
+                            f"({type(error).__name__}: {str(error)[:400]}): give a .safetensors file of that "
+                            "model") from error
+    bad = [name for name, tensor in vit.state_dict().items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise BackboneError(f"{path}: '{bad[0]}' holds NaN or infinite values: get the file again")
     return FrozenViT(vit, {**source, "sha256": sha256_file(path)})
 
 

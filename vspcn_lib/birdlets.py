@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from tqdm.auto import tqdm
+
+from vspcn_lib.files import build_folder
 
 COLOURS = {"black": (45, 44, 52), "white": (240, 238, 230), "grey": (140, 146, 155), "brown": (134, 92, 60),
            "red": (200, 62, 52), "blue": (62, 112, 190), "yellow": (236, 196, 64), "orange": (232, 134, 48),
@@ -58,15 +58,7 @@ def build_birdlets(folder: Path, *, species: int = 40, images_per_species: int =
         return folder
     if folder.exists() and any(folder.iterdir()):  # builds arrive by rename: not ours
         raise FileExistsError(f"{folder} has files but no complete splits.json: empty it or choose another")
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    try:
-        _write(partial, species, images_per_species, size, seed, progress)
-        os.replace(partial, folder)
-    except OSError:
-        if not _complete(folder):  # complete: another process has just finished the same build
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    build_folder(folder, _complete, lambda partial: _write(partial, species, images_per_species, size, seed, progress))
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import re
 import typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ class ConfigError(ValueError):
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise `ConfigError` unless low <= value <= high and value is finite."""
-    if not math.isfinite(value) or not low <= value <= high:
+    if not low <= value <= high:  # false for NaN
         raise ConfigError(f"{name} = {value} is out of range: choose a value in [{low}, {high}]")
 
 
@@ -235,9 +235,13 @@ def preset(name: str) -> Config:
 def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
     """`config` with `changes` ({"model": {"alpha_v": 0.1}}) applied; unknown keys raise `ConfigError`."""
     known = {f.name: f.name for f in dataclasses.fields(Config)}
+    if not isinstance(changes, dict):
+        raise ConfigError(f"settings must be groups ({', '.join(known)}) of fields, not {type(changes).__name__}")
     for group, values in changes.items():
         if group not in known:
             raise ConfigError(f"unknown group '{group}': known are {', '.join(known)}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"the group '{group}' must hold fields and their values, not {type(values).__name__}")
         part = getattr(config, group)
         hints = typing.get_type_hints(type(part))
         for key, value in values.items():
@@ -251,12 +255,20 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
+        if not isinstance(value, str) or value not in typing.get_args(hint):
             raise ConfigError(f"{name} = {value!r}: choose one of {', '.join(typing.get_args(hint))}")
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return
     elif type(value) is not hint:
         raise ConfigError(f"{name} = {value!r} must be {hint.__name__}")
+
+
+def check_name(what: str, name: str) -> str:
+    """`name` if it can be a file's name in its folder. Raises `ConfigError` for what could lead outside or hide."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}", name):
+        raise ConfigError(f"{what} {name[:40]!r} cannot be a file name: use at most 120 letters, digits, '_', '-', "
+                          "'+' and '.', no '.' first")
+    return name
 
 
 def as_dict(config: Config) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,16 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vspcn_lib import plots
+from vspcn_lib.files import whole_rows
 
 
 def read_curves(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """steps.jsonl and epochs.jsonl of a run folder as tables, as far as they are written."""
-    def table(name: str) -> pd.DataFrame:
-        file = folder / name
-        lines = file.read_text().splitlines() if file.exists() else []
-        return pd.DataFrame([json.loads(line) for line in lines if line.endswith("}")])
-
-    return table("steps.jsonl"), table("epochs.jsonl")
+    return tuple(pd.DataFrame(whole_rows(folder / name)) for name in ("steps.jsonl", "epochs.jsonl"))
 
 
 def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame) -> Figure:

@@ -21,6 +21,10 @@ class LeakError(RuntimeError):
     """Unseen images were about to reach training, statistics or selection."""
 
 
+class ScoreError(ValueError):
+    """A model returns scores that are not finite; the message names an image."""
+
+
 def guard(bench: Benchmark, indices: np.ndarray, forbidden: np.ndarray, stage: str) -> None:
     """Raise `LeakError` if an image of a `forbidden` class, or any test image, is among `indices`."""
     bad = indices[np.isin(bench.labels[indices], forbidden)]
@@ -48,7 +52,12 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
         with work.accelerator.autocast():
             embedded = forward(model, x)
         out.append(model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu())
-    return torch.cat(out).numpy()
+    scores = torch.cat(out).numpy()
+    if not np.isfinite(scores).all():
+        bad = int(indices[~np.isfinite(scores).all(1)][0])
+        raise ScoreError(f"the scores of {work.bench.image_paths[bad]} are NaN or infinite: so are the weights or the "
+                         "word vectors; train again with a lower train.lr")
+    return scores
 
 
 def describe(row: dict[str, float]) -> str:
@@ -77,7 +86,8 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
     test = np.concatenate([bench.test_seen, bench.test_unseen])
     scores = score(work, model, test, np.arange(bench.num_classes))
     labels, unseen = bench.labels[test], bench.unseen_mask
-    folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]))
+    if work.accelerator.is_main_process:
+        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]))
     return {
         **test_metrics(scores, labels, unseen, selected["tau"]),
         "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else

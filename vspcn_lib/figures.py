@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def _seen_unseen(benchmark: str, found: dict[str, dict[str, Any]], target: Path)
             sources[name] = provenance(file, record)
     axes = plots.seen_unseen_curve(curves, chosen)
     axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
-    return plots.save(axes, target / f"seen_unseen_{benchmark}.png", sources)
+    name = re.sub("[^A-Za-z0-9_.-]", "-", benchmark)  # a folder benchmark is called what its owner likes
+    return plots.save(axes, target / f"seen_unseen_{name}.png", sources)
 
 
 def _exhibit(name: str, exhibit: dict[str, Any], target: Path) -> list[Path]:

@@ -28,12 +28,15 @@ def read_folder(folder: Path) -> Benchmark:
     file, note, rng = folder / "splits.json", "", np.random.default_rng(0)
     if file.exists():
         try:
-            splits = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+            splits = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise BenchmarkError(f"{file} is not valid JSON: {error}") from error
+        if not isinstance(splits, dict):
+            raise BenchmarkError(f"{file} must be an object with 'trainval', 'test_seen' and 'test_unseen'")
         lists = []
         for key in ("trainval", "test_seen", "test_unseen"):
-            if not isinstance(splits.get(key), list) or not splits[key]:
+            found = splits.get(key)
+            if not isinstance(found, list) or not found or not all(isinstance(f, str) for f in found):
                 raise BenchmarkError(f"{file}: '{key}' must be a list of '<class>/<file>' that is not empty")
             lost = [f for f in splits[key] if f not in index]
             if lost:
@@ -48,6 +51,10 @@ def read_folder(folder: Path) -> Benchmark:
         val = np.sort(seen[:max(1, round(len(seen) / 3))])
         note += ("; " if note else "") + "no val_classes given: drew a third of the seen classes with seed 0"
     else:
+        if not isinstance(val_names, list) or not all(isinstance(c, str) for c in val_names):
+            raise BenchmarkError(f"{file}: 'val_classes' must be a list of class names")
+        if len(set(val_names)) < len(val_names):
+            raise BenchmarkError(f"{file}: 'val_classes' names a class twice")
         unknown = [c for c in val_names if c not in position]
         if unknown:
             raise BenchmarkError(f"{file}: val class '{unknown[0]}' has no row in attributes.csv")
@@ -72,15 +79,22 @@ def _draw(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
 def _attributes_csv(file: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
     if not file.is_file():
         raise BenchmarkError(f"{file} is missing: it needs a header 'class,<attribute>,...' and one row a class")
-    with file.open(newline="") as opened:
-        rows = [row for row in csv.reader(opened) if row]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:  # spreadsheets put a mark first
+            rows = [row for row in csv.reader(opened, strict=True) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise BenchmarkError(f"{file} is not a CSV table in UTF-8 ({error}): save it as one") from error
     if len(rows) < 3 or len(rows[0]) < 2 or rows[0][0] != "class":
         raise BenchmarkError(f"{file}: the header must be 'class,<attribute>,...' with one row a class below it")
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise BenchmarkError(f"{file}, row {number}: {len(row)} fields, the header has {len(rows[0])}")
+    if len(set(rows[0])) < len(rows[0]):
+        twice = next(n for n in rows[0] if rows[0].count(n) > 1)
+        raise BenchmarkError(f"{file}: the column '{twice}' occurs twice: names must be unique")
     try:
-        values = np.array([row[1:] for row in rows[1:]], dtype=np.float32)
+        with np.errstate(over="ignore"):  # too large a number becomes infinite, and that is refused by name
+            values = np.array([row[1:] for row in rows[1:]], dtype=np.float32)
     except ValueError as error:
         raise BenchmarkError(f"{file}: an attribute is not a number ({error})") from error
     return tuple(row[0] for row in rows[1:]), tuple(rows[0][1:]), values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
+
+from vspcn_lib.files import exclusive
 
 MAX_PIXELS = 100_000_000  # read from the header, before decoding: a small file can claim gigabytes
 CACHE_FORMAT = "1"  # part of the cache key; raise it when `decode` changes
@@ -51,7 +54,8 @@ def decode(path: Path, size: int) -> np.ndarray:
     try:
         if os.path.getsize(path) == 0:
             raise ImageError(f"{path} is empty: restore it or take it out of the split")
-        with Image.open(path) as opened:
+        with warnings.catch_warnings(), Image.open(path) as opened:
+            warnings.simplefilter("ignore")  # what is wrong with a file is an error below, or harmless
             if opened.width * opened.height > MAX_PIXELS:
                 raise ImageError(f"{path} claims {opened.width} x {opened.height} pixels, more than "
                                  f"{MAX_PIXELS:,}: scale it down or take it out of the split")
@@ -68,7 +72,7 @@ def decode(path: Path, size: int) -> np.ndarray:
         raise ImageError(f"{path} does not exist: check the dataset folder") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is absurdly large ({error}): scale it down or take it out of the split") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's plugins fail in every way: OSError, struct.error, TypeError, ...
         raise ImageError(f"{path} cannot be decoded ({error}): restore it or take it out of the split") from error
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
@@ -91,12 +95,26 @@ def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, p
     folder = (root or cache_dir()) / "images"
     target = folder / f"{key.hexdigest()[:32]}.npy"
     if not target.exists():
-        _build(paths, size, target, progress)
-    return np.load(target, mmap_mode="r")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with exclusive(folder / "lock", wait=True):  # a second process waits and finds the work done
+                for stale in folder.glob("*.partial.npy"):  # nobody else is building: of a process that was killed
+                    stale.unlink()
+                if not target.exists():
+                    _build(paths, size, target, progress)
+        except OSError as error:
+            raise ImageError(f"could not write the image cache {target} ({error.strerror or error}): free some space, "
+                             "make it writable, or point VSPCN_CACHE to another disk") from error
+    try:
+        pixels = np.load(target, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(f"the image cache {target} is damaged ({error}): delete it, it is made anew") from error
+    if pixels.shape != (len(paths), 3, size, size) or pixels.dtype != np.uint8:
+        raise ImageError(f"the image cache {target} holds {pixels.dtype} {pixels.shape}: delete it, it is made anew")
+    return pixels
 
 
 def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.stem}.{os.getpid()}.partial.npy")
     bad: list[str] = []
 
@@ -118,13 +136,10 @@ def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> No
             for i, pixels in enumerate(decoded):
                 if pixels is not None:
                     out[i] = pixels
-        out.flush()
+        out.flush()  # on the disk before it gets its name
         if bad:
             raise ImageError(f"{len(bad)} of {len(paths)} images cannot be used:\n  " + "\n  ".join(bad[:5]))
         os.replace(partial, target)
-    except OSError as error:
-        raise ImageError(f"could not write the image cache {target} ({error.strerror}): free some space or point "
-                         "VSPCN_CACHE to another disk") from error
     finally:
         partial.unlink(missing_ok=True)
 

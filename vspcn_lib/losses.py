@@ -9,6 +9,10 @@ from torch.nn import functional as F
 from vspcn_lib.config import LossConfig
 
 
+class NotFinite(FloatingPointError):
+    """A loss part or a gradient is NaN or infinite; the message names it."""
+
+
 def classification(scores: Tensor, targets: Tensor) -> Tensor:
     """L_CLS: cross-entropy over the seen classes; scores [B,C_s], targets [B] in 0..C_s-1."""
     return F.cross_entropy(scores, targets)
@@ -62,8 +66,7 @@ def total(scores: dict[str, Tensor], embedded: dict[str, Tensor], targets: Tenso
     """L = L_CLS + gamma L_AR + lambda_CED L_CED + lambda_SKD L_SKD, every part by name and their sum `total`.
 
     `scores[s]` [B,C_s] over seen classes and `embedded[s]` [B,E] for each stream s of cls, visual, semantic
-    that exists; `targets` [B]; `prototypes` [B,E] of the true classes. Raises FloatingPointError that names
-    a part which is not finite.
+    that exists; `targets` [B]; `prototypes` [B,E] of the true classes. Raises `NotFinite` that names a part.
     """
     parts = {"cls": classification(scores["cls"], targets)}
     weights = {"cls": 1.0}
@@ -77,6 +80,19 @@ def total(scores: dict[str, Tensor], embedded: dict[str, Tensor], targets: Tenso
         weights["skd"] = config.lambda_skd
     for name, value in parts.items():
         if not torch.isfinite(value):
-            raise FloatingPointError(f"loss part '{name}' is {value.item()}: lower train.lr or its weight")
+            raise NotFinite(f"loss part '{name}' is {value.item()}: lower train.lr or its weight")
     parts["total"] = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
     return parts
+
+
+def clip_gradients(parameters: dict[str, torch.nn.Parameter], most: float) -> Tensor:
+    """Scale all gradients to a norm of at most `most`; returns the norm before. Raises `NotFinite` by name."""
+    try:
+        return torch.nn.utils.clip_grad_norm_(parameters.values(), most, error_if_nonfinite=True)
+    except RuntimeError as error:
+        bad = [name for name, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        if not bad:
+            raise
+        raise NotFinite(f"the gradient of '{bad[0]}' and {len(bad) - 1} more of {len(parameters)} parameters is NaN or "
+                        "infinite: lower train.lr, or set train.precision to no; the weights are as before this "
+                        "step") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,17 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every record of a folder by file name."""
-    return {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
+    """Every record of a folder by file name. Raises `RunError` for a damaged one."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"the record {path} is damaged ({str(error)[:200]}): restore it, or delete it and make it "
+                           "again") from error
+        if not isinstance(found[path.stem], dict) or not {"config", "result"} <= set(found[path.stem]):
+            raise RunError(f"{path} is no record of a run: move it out of {folder}")
+    return found
 
 
 def read_scores(file: Path) -> dict[str, np.ndarray]:
@@ -85,7 +95,8 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """A `summary` as a Markdown table."""
-    rows = [list(table.columns), ["---"] * len(table.columns), *(map(str, r) for r in table.itertuples(index=False))]
+    rows = [list(table.columns), ["---"] * len(table.columns),
+            *([html.escape(str(v), quote=False).replace("|", "\\|") for v in r] for r in table.itertuples(index=False))]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 

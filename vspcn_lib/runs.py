@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import platform
 import subprocess
 import time
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vspcn_lib.config import Config, as_dict, update
+from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.files import Busy, Damaged, checked, exclusive, sync_folder, unchecked, whole_rows
 
 
 class RunError(RuntimeError):
@@ -39,11 +43,13 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        sync_folder(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"could not write {path}: {error}; what was saved before is whole, free some space and "
                        "continue with --resume") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written to keeps its reason above
+            partial.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:
@@ -51,8 +57,9 @@ def environment() -> dict[str, Any]:
     packages = ("torch", "timm", "accelerate", "numpy", "gensim", "safetensors")
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, text=True,
-                                capture_output=True, check=True).stdout.strip()
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        commit = subprocess.run(command, cwd=here, text=True, capture_output=True,  # noqa: S603 - the user's own git
+                                check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
@@ -62,9 +69,35 @@ def environment() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.json, steps.jsonl, epochs.jsonl, checkpoint.safetensors, state.pt, scores.npz, result.json."""
+    """config.json, steps.jsonl, epochs.jsonl, checkpoint.safetensors, state.pt and the one before it, scores.npz,
+    result.json, and the lock of the process that writes them.
+    """
 
     path: Path
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, config: Config, resume: bool, wait: bool = False) -> Iterator[RunFolder]:
+        """`create`, and the run's lock until the `with` ends; of several processes of one run the first holds it.
+
+        Raises `RunError` as `create` does, and where another process writes this run (with `wait`: waits for it).
+        """
+        if int(os.environ.get("RANK", 0)):
+            yield cls(path)
+            return
+        if resume and not (path / "config.json").exists():
+            raise RunError(f"{path} holds no run to resume: leave --resume away to start one")
+        with ExitStack() as held:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(exclusive(path / "lock", wait))
+            except Busy as error:
+                raise RunError(f"{path} is being written by another process: wait until it ends, or choose another "
+                               "--out") from error
+            except OSError as error:
+                raise RunError(f"{path} cannot be written ({error.strerror or error}): choose another --out, or make "
+                               "the folder writable") from error
+            yield cls.create(path, config, resume)
 
     @classmethod
     def create(cls, path: Path, config: Config, resume: bool) -> RunFolder:
@@ -85,19 +118,22 @@ class RunFolder:
         else:
             if resume:
                 raise RunError(f"{path} holds no run to resume: leave --resume away to start one")
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"{path} cannot be made ({error.strerror}): choose another --out") from error
             folder.write_json("config.json", as_dict(config))
         return folder
 
     def config(self) -> Config:
         """The config the run was started with. Raises `RunError` when it is missing or unreadable."""
-        file = self.path / "config.json"
+        found = self.read_json("config.json")
+        if found is None:
+            raise RunError(f"{self.path} is no run folder: config.json is missing")
         try:
-            return update(Config(), json.loads(file.read_text()))
-        except FileNotFoundError as error:
-            raise RunError(f"{self.path} is no run folder: {file.name} is missing") from error
-        except json.JSONDecodeError as error:
-            raise RunError(f"{file} is not valid JSON: {error}") from error
+            return update(Config(), found)
+        except ConfigError as error:
+            raise RunError(f"{self.path / 'config.json'} is not a config of this version: {error}") from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
@@ -105,33 +141,58 @@ class RunFolder:
             partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """A JSON file of the folder, None where it does not exist."""
+        """A JSON file of the folder, None where it does not exist. Raises `RunError` for one that is damaged."""
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        try:
+            return json.loads(file.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{file} is not valid JSON ({str(error)[:200]}): restore it from a copy, or delete the "
+                           "folder and train again") from error
 
     def log(self, name: str, row: dict[str, Any]) -> None:
         """Append one JSON line (steps.jsonl, epochs.jsonl), with the wall-clock second."""
-        with (self.path / name).open("a") as file:
-            file.write(json.dumps({**row, "time": round(time.time(), 1)}) + "\n")
+        try:
+            with (self.path / name).open("a") as file:
+                file.write(json.dumps({**row, "time": round(time.time(), 1)}) + "\n")
+        except OSError as error:
+            raise RunError(f"could not write {self.path / name} ({error.strerror}): what was saved before is whole, "
+                           "free some space and continue with --resume") from error
+
+    def rewind(self, phase: str, steps: int, epochs: int) -> None:
+        """Drop what the logs say of `phase` after `steps` steps and `epochs` epochs, and torn lines: it comes again."""
+        for name, first in (("steps.jsonl", lambda row: row.get("step", -1) < steps),
+                            ("epochs.jsonl", lambda row: row.get("epoch", 0) <= epochs)):
+            file = self.path / name
+            rows = [row for row in whole_rows(file) if row.get("phase") != phase or first(row)]
+            text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            if file.exists() and file.read_bytes() != text:
+                with replacing(file) as partial:
+                    partial.write_bytes(text)
 
     def save_checkpoint(self, state: dict[str, Tensor], backbone: dict[str, str]) -> None:
         """The trained weights as safetensors, with config and backbone in the metadata."""
-        meta = {"config": json.dumps(as_dict(self.config())), "backbone": json.dumps(backbone)}
+        plain = {n: t.detach().cpu().contiguous() for n, t in state.items()}
+        meta = {"config": json.dumps(as_dict(self.config())), "backbone": json.dumps(backbone),
+                "sha256": _digest(plain)}
         with replacing(self.path / "checkpoint.safetensors") as partial:
-            save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, partial, metadata=meta)
+            save_file(plain, partial, metadata=meta)
 
     def load_checkpoint(self, backbone: dict[str, str]) -> dict[str, Tensor]:
         """The trained weights. Raises `RunError` when missing, damaged, or trained on another backbone."""
         file = self.path / "checkpoint.safetensors"
         try:
             with safe_open(file, framework="pt") as opened:
-                meta = opened.metadata()
+                meta = opened.metadata() or {}
                 state = {n: opened.get_tensor(n) for n in opened.keys()}
+            trained_on = json.loads(meta.get("backbone", "{}"))
+            if meta.get("sha256", found := _digest(state)) != found:  # records of the first version carry none
+                raise Damaged(f"the checksum of its weights is {found[:12]}")
         except FileNotFoundError as error:
             raise RunError(f"{file} does not exist: the run has not finished, continue it with --resume") from error
         except Exception as error:
             raise RunError(f"{file} is damaged ({error}): train again, or restore it from a copy") from error
-        trained_on = json.loads(meta.get("backbone", "{}"))
         if trained_on.get("sha256") != backbone.get("sha256"):
             raise RunError(f"{file} was trained on backbone {trained_on.get('tag')} "
                            f"({trained_on.get('sha256', '')[:12]}), this is {backbone.get('tag')} "
@@ -148,15 +209,63 @@ class RunFolder:
         file = self.path / "scores.npz"
         if not file.exists():
             raise RunError(f"{self.path} holds no scores.npz: run `evaluate` or finish the run with --resume")
-        with np.load(file, allow_pickle=False) as loaded:
-            return {n: loaded[n] for n in loaded.files}
+        try:
+            with np.load(file, allow_pickle=False) as loaded:
+                found = {n: loaded[n] for n in loaded.files}
+            if not {"scores", "labels", "unseen", "tau"} <= set(found):
+                raise Damaged(f"it holds only {', '.join(found) or 'nothing'}")
+            return found
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, AttributeError) as error:
+            raise RunError(f"{file} is damaged ({error}): delete it and result.json, and continue the run with "
+                           "--resume") from error
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Everything needed to continue, as one atomic file."""
-        with replacing(self.path / "state.pt") as partial:
-            torch.save(state, partial)
+        """Everything needed to continue, checksummed; the state before it stays beside it as state-previous.pt."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        for name in ("steps.jsonl", "epochs.jsonl"):  # nothing before a state is ever written again
+            if (self.path / name).exists():
+                with (self.path / name).open("rb") as log:
+                    os.fsync(log.fileno())
+        file = self.path / "state.pt"
+        with replacing(self.path / "state-next.pt") as partial:
+            partial.write_bytes(checked(buffer.getvalue()))
+        try:
+            if file.exists():
+                os.replace(file, self.path / "state-previous.pt")
+            os.replace(self.path / "state-next.pt", file)
+            sync_folder(self.path)
+        except OSError as error:
+            raise RunError(f"could not rename {file} ({error.strerror}): continue with --resume") from error
 
     def load_state(self) -> dict[str, Any] | None:
-        """The state to continue from, None where the run has not come that far."""
-        file = self.path / "state.pt"
-        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
+        """The latest whole state to continue from, None where the run has not come that far.
+
+        A damaged one is refused with a sentence and the one before it taken. Raises `RunError` where none is whole.
+        """
+        refused = ""
+        for name in ("state-next.pt", "state.pt", "state-previous.pt"):  # next: killed between two renames
+            file = self.path / name
+            try:
+                state = torch.load(io.BytesIO(unchecked(file.read_bytes())), map_location="cpu", weights_only=True)
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                refused = f"{file} is damaged ({error})"
+                continue
+            if refused:
+                print(f"{refused}: continuing from {name}, phase {state['phase']}, epoch {state['epoch']}", flush=True)
+            return state
+        if refused:
+            raise RunError(f"{refused} and no earlier state is whole: delete state*.pt, then --resume starts this "
+                           "phase anew, with the same numbers")
+        return None
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import gzip
 import hashlib
 import importlib.util
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from gensim.models import KeyedVectors
 
-HUB = {"glove-300": "glove-wiki-gigaword-300"}  # names of gensim's own downloader
+# Names in gensim's own downloader, and the md5 of their files that gensim's list of data publishes.
+HUB = {"glove-300": ("glove-wiki-gigaword-300", "29e9329ac2241937d55b852e8284e89b")}
 SENTENCES = "minilm"  # all-MiniLM-L6-v2, 384-d, from the package index
 SOURCES = ("glove-50", *HUB, SENTENCES)
 
@@ -42,7 +45,7 @@ def attribute_phrase(name: str) -> list[str]:
 
 
 def load_vectors(source: str = "glove-50") -> KeyedVectors:
-    """Word vectors by name, or from a file in word2vec format (.txt, .vec, .bin, .gz) or gensim's own (.kv).
+    """Word vectors by name, or from a file in word2vec format (.txt, .vec, .bin, .gz).
 
     `glove-50` is memory-mapped from an installed package; `glove-300` asks gensim's downloader. Raises
     `SemanticsError` for an unknown source, an unreadable file, or no network.
@@ -57,24 +60,48 @@ def load_vectors(source: str = "glove-50") -> KeyedVectors:
         vectors.key_to_index = dict(zip(words, range(len(words)), strict=True))
         return vectors
     if source in HUB:
-        import gensim.downloader
-
-        try:
-            return gensim.downloader.load(HUB[source])
-        except Exception as error:
-            raise SemanticsError(f"gensim could not download '{HUB[source]}' ({error}): give a file in word2vec format "
-                                 "with --data.vectors FILE, or use glove-50, which is installed") from error
+        return _from_hub(*HUB[source])
     path = Path(source).expanduser()
     if not path.is_file():
         near = difflib.get_close_matches(source, SOURCES, n=1, cutoff=0.0)[0]
         raise SemanticsError(f"unknown word vectors '{source}': no such file, did you mean '{near}'?")
+    return _word2vec(path)
+
+
+def _word2vec(path: Path) -> KeyedVectors:
+    """A file in word2vec format; its header is checked against its size before anything is allocated."""
+    if path.suffix in (".kv", ".pkl", ".pickle", ".model"):
+        raise SemanticsError(f"{path} is a Python pickle, which can run any program: have gensim write it with "
+                             "save_word2vec_format and give that file")
     try:
-        if path.suffix == ".kv":
-            return KeyedVectors.load(str(path), mmap="r")
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            head = file.readline(100).split()
+        count, dim = (int(number) for number in head)
+        # A gzip member can grow a thousandfold; every number takes two bytes as text and four in binary.
+        if not (0 < dim <= 10_000 and 0 < count and count * dim * 2 <= path.stat().st_size * (
+                1100 if path.suffix == ".gz" else 1)):
+            raise ValueError(f"'{count} {dim}' does not fit a file of {path.stat().st_size:,} bytes")
         return KeyedVectors.load_word2vec_format(str(path), binary=".bin" in path.suffixes)
     except Exception as error:
-        raise SemanticsError(f"{path} is not in word2vec format ({error}): the first line must be 'COUNT DIM', each "
-                             "other line a word and DIM numbers") from error
+        raise SemanticsError(f"{path} is not in word2vec format ({str(error)[:200]}): the first line must be "
+                             "'COUNT DIM', each other line a word and DIM numbers") from error
+
+
+def _from_hub(name: str, md5: str) -> KeyedVectors:
+    """A file of gensim's downloader, checked; the reader program that comes with it is never run."""
+    import gensim.downloader
+
+    try:
+        path = Path(gensim.downloader.load(name, return_path=True))
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    except Exception as error:
+        raise SemanticsError(f"gensim could not download '{name}' ({error}): give a file in word2vec format "
+                             "with --data.vectors FILE, or use glove-50, which is installed") from error
+    if found != md5:
+        raise SemanticsError(f"checksum mismatch for {path}: expected md5 {md5}, found {found}; delete the file and "
+                             "try again")
+    return _word2vec(path)
 
 
 def _package_folder(module: str) -> Path:
@@ -110,7 +137,12 @@ def phrase_vectors(names: Sequence[str], vectors: KeyedVectors) -> np.ndarray:
     if lost:
         raise SemanticsError(f"no known word in {len(lost)} attribute names, first '{lost[0]}': rename them with "
                              "common words, or add the word to semantics.FIXES")
-    return np.stack([np.mean([vectors[w] for w in words], axis=0) for words in known]).astype(np.float32)
+    found = np.stack([np.mean([vectors[w] for w in words], axis=0) for words in known]).astype(np.float32)
+    wrong = ~np.isfinite(found).all(1)
+    if wrong.any():
+        raise SemanticsError(f"the word vectors of attribute '{names[int(wrong.argmax())]}' hold NaN or infinite "
+                             "values: mend the file or choose another")
+    return found
 
 
 def attribute_vectors(names: Sequence[str], source: str = "glove-50") -> tuple[np.ndarray, str]:

@@ -79,6 +79,13 @@ class Benchmark:
         twice = [c for c in set(self.class_names) if self.class_names.count(c) > 1]
         if twice:
             raise BenchmarkError(f"{name}: class name '{sorted(twice)[0]}' occurs twice: names must be unique")
+        for what, names in (("class", self.class_names), ("attribute", self.attribute_names)):
+            for c in names:  # they are printed, drawn and searched for as files
+                if not c.strip() or not c.isprintable() or len(c) > 250:
+                    raise BenchmarkError(f"{name}: {c[:40]!r} cannot be a {what} name: use 1 to 250 printable "
+                                         "characters")
+        if not len(self.attribute_names):
+            raise BenchmarkError(f"{name}: there is not one attribute")
         lists = {"trainval": self.trainval, "test_seen": self.test_seen, "test_unseen": self.test_unseen}
         for part, indices in lists.items():
             check_indices(f"{name}: {part}", indices, n)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import platform
 import time
 import typing
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.config import Config, ConfigError, as_dict, check_name, update
 from vspcn_lib.runs import RunFolder, environment, replacing
 from vspcn_lib.train import Interrupted, select
 from vspcn_lib.workspace import Workspace
@@ -70,6 +73,7 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
     Test images are never read. Writes `records/STUDY.json` after every trial and returns its trials.
     Raises `ConfigError` for a study that was begun with other settings.
     """
+    check_name("--study", study)
     parsed = [parse_axis(text) for text in axes]
     grid = {name: listed for name, _, listed in parsed}
     url = storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
@@ -93,11 +97,18 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
         if trial.user_attrs.get("interrupted") and trial.number not in found.user_attrs.get("taken_up", []):
             found.enqueue_trial(trial.params)
             found.set_user_attr("taken_up", [*found.user_attrs.get("taken_up", []), trial.number])
+    for trial in found.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if _dead(trial.user_attrs.get("worker", "")):  # killed: its point is taken up again from its last state
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                found.tell(trial.number, state=TrialState.FAIL)
+                found.enqueue_trial(trial.params)
+                found.set_user_attr("taken_up", [*found.user_attrs.get("taken_up", []), trial.number])
     for point in itertools.product(*grid.values()) if whole else []:
         found.enqueue_trial(dict(zip(grid, point, strict=True)), skip_if_exists=True)
     work = work or Workspace.open(base)
 
     def objective(trial: Trial) -> float:
+        trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
         changes: dict[str, dict[str, Any]] = {}
         for name, suggest, _ in parsed:
             group, key = name.split(".")
@@ -105,9 +116,10 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
         config, start = update(base, changes), time.time()
         digest = hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest()[:12]
         out = runs / f"{study}-{digest}"
-        folder = RunFolder.create(out, config, resume=(out / "config.json").exists())
         try:
-            best = select(_fitting(work, config), folder)["best"]
+            # Another worker may have drawn the same point: then this one waits, and finds it selected.
+            with RunFolder.open(out, config, resume=(out / "config.json").exists(), wait=True) as folder:
+                best = select(_fitting(work, config), folder)["best"]
         except Interrupted:
             trial.set_user_attr("interrupted", True)
             raise
@@ -122,14 +134,34 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
         if whole:
             return sum(t.state == TrialState.WAITING for t in trials_now)
         again = {t.number for t in trials_now if t.user_attrs.get("interrupted")}
+        again.update(found.user_attrs.get("taken_up", []))
+        again.update(n for t in trials_now for n in t.system_attrs.get("retry_history", []))  # Optuna's own retries
         return trials - sum(t.state != TrialState.WAITING and t.number not in again for t in trials_now)
 
     with tqdm(total=left(), desc=study) as bar:
         while left() > 0:
             found.optimize(objective, n_trials=1, callbacks=[keep], catch=(FloatingPointError, ConfigError))
             bar.update()
+            while left() <= 0 and found.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                # Another worker has the last points. If it dies, its heartbeat stops and they come back to us.
+                time.sleep(2)
+                optuna.storages.fail_stale_trials(found)
     write_study(found, records / f"{study}.json", base, work)
     return trial_table(json.loads((records / f"{study}.json").read_text()))
+
+
+def _dead(worker: str) -> bool:
+    """Whether `worker` ("node pid") was a process of this machine that no longer lives."""
+    node, _, pid = worker.rpartition(" ")
+    if node != platform.node() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return int(pid) == os.getpid()  # this process has only just begun: the number was given anew
 
 
 def _fitting(work: Workspace, config: Config) -> Workspace:

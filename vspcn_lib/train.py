@@ -13,16 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.baselines import ESZSL_GRID
 from vspcn_lib.config import Config
-from vspcn_lib.evaluation import describe, evaluate, forward, guard, validate
+from vspcn_lib.evaluation import describe, evaluate, guard, validate
+from vspcn_lib.files import whole_rows
 from vspcn_lib.model import ZeroShotModel
-from vspcn_lib.runs import RunFolder
+from vspcn_lib.pieces import Pieces
+from vspcn_lib.runs import RunError, RunFolder
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
+
+SAVE_SECONDS = 300.0  # a kill or a power cut costs at most this much work, and never an epoch of hours
 
 
 class Interrupted(RuntimeError):
@@ -75,7 +80,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
 
     `stop` ends it after the current step, as Ctrl-C does. Continues from the folder's state of `phase`.
     Returns the model and one row an epoch.
-    Raises `Interrupted`, `LeakError`, or FloatingPointError for a loss that is not finite.
+    Raises `Interrupted`, `LeakError`, `NotFinite` for a loss or gradient, `DeviceFull`.
     """
     c, bench, acc = work.config, work.bench, work.accelerator
     classes = np.unique(bench.labels[indices])
@@ -91,18 +96,32 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
+    pieces = Pieces(model, acc, c.train.accumulate, c.train.batch_size)
     state = folder.load_state()
     if state and state["phase"] == phase:
-        model.load_state_dict(state["model"], strict=False)
-        optimiser.load_state_dict(state["optimiser"])
-        history, first, skip = state["history"], state["epoch"], state["batch"]
+        try:
+            model.load_state_dict(state["model"], strict=False)
+            optimiser.load_state_dict(state["optimiser"])
+            history, first, skip, pieces.micro = (state[k] for k in ("history", "epoch", "batch", "micro"))
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{folder.path}/state.pt is not of this run ({error}): delete state*.pt to start the phase "
+                           "anew") from error
+    if acc.is_main_process:
+        folder.rewind(phase, first * len(batches) + skip, first)  # what comes again is logged once
 
     def save(epoch: int, batch: int) -> None:
+        # Data order, augmentation and learning rate follow from (seed, epoch, batch): no generator needs keeping.
         if acc.is_main_process:
             folder.save_state({"phase": phase, "epoch": epoch, "batch": batch, "model": model.state(),
-                               "optimiser": optimiser.state_dict(), "history": history})
+                               "optimiser": optimiser.state_dict(), "history": history, "micro": pieces.micro})
 
-    stop = stop or Event()
+    def objective(embedded: dict[str, torch.Tensor], targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        embedded = {s: e.float() for s, e in embedded.items()}
+        prototypes = model.heads.prototypes(attributes)
+        return losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets],
+                            c.model.scale, c.loss)
+
+    stop, saved = stop or Event(), time.monotonic()
     with stop_on_interrupt(stop):
         for epoch in range(first, epochs):
             model.train()
@@ -117,33 +136,31 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                     group["lr"] = lr
 
                 # Each process takes its share of the batch; one image alone has no batch statistics.
-                x, labels = x[acc.process_index::acc.num_processes], labels[acc.process_index::acc.num_processes]
-                if len(x) < 2:
-                    continue
+                if len(x) // acc.num_processes > 1:
+                    x, labels = x[acc.process_index::acc.num_processes], labels[acc.process_index::acc.num_processes]
+                    micro = pieces.micro
+                    parts = pieces.backward(x, position[labels.to(acc.device)], objective)
+                    if pieces.micro < micro:
+                        folder.log("events.jsonl", {"phase": phase, "step": step, "event": "out of device memory",
+                                                    "images_at_once": pieces.micro})
+                        acc.print(f"{phase}, step {step}: out of device memory; from here {pieces.micro} images at "
+                                  f"once, the batch stays {len(x)} and its statistics whole")
 
-                with acc.autocast():
-                    embedded = forward(model, x)
-                embedded = {s: e.float() for s, e in embedded.items()}
-                prototypes = model.heads.prototypes(attributes)
-                targets = position[labels.to(acc.device)]
-                parts = losses.total(model.heads.scores(embedded, prototypes), embedded, targets,
-                                     prototypes[targets], c.model.scale, c.loss)
-
-                acc.backward(parts["total"] / c.train.accumulate)
-                if (batch + 1) % c.train.accumulate == 0 or batch + 1 == len(batches):
-                    used = [p for p in model.trainable().values() if p.grad is not None]
+                used = {n: p for n, p in model.trainable().items() if p.grad is not None}
+                if used and ((batch + 1) % c.train.accumulate == 0 or batch + 1 == len(batches)):
                     if acc.num_processes > 1:
-                        for p in used:
-                            p.grad = acc.reduce(p.grad, reduction="mean")
-                    norm = torch.nn.utils.clip_grad_norm_(used, c.train.clip)
+                        _average(acc, used)
+                    norm = losses.clip_gradients(used, c.train.clip)
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
                     if acc.is_main_process:
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
                         folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}")
-                    if stop.is_set():
+                    if stop.is_set() or time.monotonic() - saved > SAVE_SECONDS:
                         save(epoch, batch + 1)
+                        saved = time.monotonic()
+                    if stop.is_set():
                         raise Interrupted(f"stopped after step {step}, saved; continue with\n"
                                           f"  python -m vspcn_lib resume {folder.path}")
             skip = 0
@@ -154,14 +171,25 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 if not c.model.cached:  # the linear head's epochs pass in a blink
                     acc.print(describe(history[-1]))
             save(epoch + 1, 0)
+            saved = time.monotonic()
     return model, history
+
+
+def _average(acc: Accelerator, used: dict[str, torch.nn.Parameter]) -> None:
+    """The mean of every gradient over the processes. Raises `RunError` where one of them has died."""
+    try:
+        for p in used.values():
+            p.grad = acc.reduce(p.grad, reduction="mean")
+    except RuntimeError as error:
+        raise RunError("another process of this run has died or cannot be reached; what was saved is whole, start all "
+                       f"processes again with --resume ({str(error)[:120]})") from error
 
 
 def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: int,
            validation: tuple[np.ndarray, np.ndarray] | None) -> tuple[ZeroShotModel, list[dict[str, float]]]:
     """`fit` for the closed form: an 'epoch' is one pair of ESZSL_GRID, and the last of `epochs` is kept."""
     bench, device, model, history = work.bench, work.accelerator.device, work.model(), []
-    features = work.features(indices)
+    features = work.features(indices).to(device)
     targets = torch.as_tensor(np.searchsorted(classes, bench.labels[indices]), device=device)
     attributes = torch.as_tensor(bench.prototypes[classes], device=device)
     pairs = list(enumerate(ESZSL_GRID, 1))
@@ -185,7 +213,8 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
         _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation,
                          stop)
         selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
-        folder.write_json("selection.json", selected)
+        if work.accelerator.is_main_process:
+            folder.write_json("selection.json", selected)
     return selected
 
 
@@ -195,17 +224,21 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
 
     Writes the run folder `out` and returns its result record; a finished run is returned as it is.
     """
-    folder = RunFolder.create(out, config, resume)
-    done = folder.read_json("result.json")
-    if done:
-        return done
-    work = work or Workspace.open(config)
-    start, best = time.time(), select(work, folder, stop)["best"]
-    work.accelerator.print("kept" + describe(best))
-    trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
-    model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
-    folder.save_checkpoint(model.state(), work.backbone.source)
-    result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
-              "seconds": round(time.time() - start, 1)}
-    folder.write_json("result.json", result)
-    return result
+    with RunFolder.open(out, config, resume) as folder:
+        done = folder.read_json("result.json")
+        if done:
+            return done
+        work = work or Workspace.open(config)
+        work.accelerator.wait_for_everyone()
+        start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
+        work.accelerator.print("kept" + describe(best))
+        trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
+        model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
+        result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
+                  "seconds": round(time.monotonic() - start, 1)}
+        events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
+        if work.accelerator.is_main_process:
+            folder.save_checkpoint(model.state(), work.backbone.source)
+            folder.write_json("result.json", {**result, **({"events": events} if events else {})})
+        work.accelerator.wait_for_everyone()
+        return result

