@@ -12,7 +12,7 @@ from vspcn_lib.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {  # who may import whom
-    "config": set(), "fusion": set(), "metrics": set(), "plots": set(), "weights": set(), "images": set(),
+    "config": set(), "attend": set(), "fusion": {"attend"}, "metrics": set(), "plots": set(), "weights": set(), "images": set(),
     "semantics": set(), "birdlets": set(), "splits": set(), "folders": {"splits"},
     "benchmarks": {"splits", "folders"}, "losses": {"config"}, "runs": {"config"},
     "archives": {"benchmarks", "splits"}, "backbone": {"images", "weights"}, "model": {"backbone", "config", "fusion"},
