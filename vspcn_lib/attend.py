@@ -44,7 +44,7 @@ def _mix(weights: Tensor, rows: Tensor) -> Tensor:
 
 
 def _softmax_gradient(probability: Tensor, gradient: Tensor) -> Tensor:
-    return torch._softmax_backward_data(gradient, probability, -1, probability.dtype)
+    return torch._softmax_backward_data(gradient.to(probability.dtype), probability, -1, probability.dtype)
 
 
 class _Read(Function):
