@@ -12,8 +12,8 @@ from vspcn_lib.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {  # who may import whom
-    "config": set(), "fusion": set(), "metrics": set(), "plots": set(), "weights": {"files"}, "images": {"files"},
-    "semantics": set(), "birdlets": {"files"}, "splits": set(), "folders": {"splits"},
+    "config": set(), "attend": set(), "fusion": {"attend"}, "metrics": set(), "plots": set(), "weights": {"files"},
+    "images": {"files"}, "semantics": set(), "birdlets": {"files"}, "splits": set(), "folders": {"splits"},
     "benchmarks": {"splits", "folders"}, "losses": {"config"}, "files": set(), "runs": {"config", "files"},
     "pieces": {"evaluation", "model"},
     "unpack": set(), "archives": {"benchmarks", "files", "splits", "unpack"},

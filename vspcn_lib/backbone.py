@@ -10,8 +10,9 @@ from typing import Any
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vspcn_lib.images import Normalise, cache_dir
 from vspcn_lib.weights import ARCHITECTURE, WHEEL, BackboneError, packaged_vit_s14, sha256_file
@@ -30,6 +31,11 @@ class TokenLayout:
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens [B,T,D] as (prefix, visual, semantic, patches)."""
         return tokens.split([self.prefix, self.visual, self.semantic, self.patches], dim=1)
+
+    @property
+    def read(self) -> int:
+        """How many tokens are read at the end: all but the patches, and they come first."""
+        return self.prefix + self.visual + self.semantic
 
     @property
     def total(self) -> int:
@@ -92,6 +98,29 @@ class FrozenViT(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W], normalised, to the tokens before block 1, [B, prefix + N, D]."""
         return self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
+
+    def last_block(self, tokens: Tensor, keep: int) -> Tensor:
+        """The first `keep` rows [B,keep,D] of the last block's output; tokens [B,T,D].
+
+        The other rows take part as keys and values only: no query, no MLP, about two thirds of the block saved.
+        A block that is not timm's plain one, or whose attention map a hook wants whole, runs as it is.
+        """
+        block = self.blocks[-1]
+        a = block.attn
+        if type(block) is not Block or type(a) is not Attention or a.attn_drop._forward_hooks:
+            return block(tokens)[:, :keep]
+        normed, dim = block.norm1(tokens), self.dim
+        bias = (None, None) if a.qkv.bias is None else (a.qkv.bias[:dim], a.qkv.bias[dim:])
+        queries = F.linear(normed[:, :keep], a.qkv.weight[:dim], bias[0])
+        both = F.linear(normed, a.qkv.weight[dim:], bias[1]).unflatten(-1, (2, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys = a.q_norm(queries.unflatten(-1, (a.num_heads, -1)).transpose(1, 2)), a.k_norm(both[0])
+        if a.fused_attn:
+            read = F.scaled_dot_product_attention(queries, keys, both[1])
+        else:
+            read = (queries * a.scale @ keys.transpose(-2, -1)).softmax(-1) @ both[1]
+        read = a.proj(getattr(a, "norm", nn.Identity())(read.transpose(1, 2).flatten(2)))
+        tokens = tokens[:, :keep] + block.ls1(read)
+        return tokens + block.ls2(block.mlp(block.norm2(tokens)))
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """The ViT's last LayerNorm; tokens [..., D]."""

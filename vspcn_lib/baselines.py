@@ -61,7 +61,8 @@ class PromptTuned(ZeroShotModel):
             if self.deep and i:
                 own = prompts[i].expand(len(images), -1, -1)
                 tokens = torch.cat([tokens[:, :prefix], own, tokens[:, prefix + self.count:]], dim=1)
-            tokens = block(tokens)
+            last = i == len(self.backbone.blocks) - 1
+            tokens = self.backbone.last_block(tokens, prefix) if last else block(tokens)
         return {"cls": self.backbone.final_norm(tokens)[:, 0]}
 
 

@@ -77,7 +77,7 @@ def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo
     sweep = metrics.tau_sweep(scores, labels, unseen)
     row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
     return {"epoch": epoch, **{k: float(row[k]) for k in ("tau", "U", "S", "H")},
-            "AUSUC": metrics.ausuc(scores, labels, unseen)}
+            "AUSUC": metrics.area(sweep)}
 
 
 def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected: dict[str, float]) -> dict[str, Any]:
@@ -108,5 +108,5 @@ def test_metrics(scores: np.ndarray, labels: np.ndarray, unseen: np.ndarray, tau
     oracle = metrics.best_tau(sweep)
     chosen, best = (metrics.gzsl_metrics(scores, labels, unseen, t) for t in (tau, oracle))
     return {"tau": tau, "U": chosen.U, "S": chosen.S, "H": chosen.H, "CZSL": chosen.CZSL,
-            "AUSUC": metrics.ausuc(scores, labels, unseen),
+            "AUSUC": metrics.area(sweep),
             "oracle": {"tau": oracle, "U": best.U, "S": best.S, "H": best.H}}

@@ -1,16 +1,28 @@
-"""Weak fusion, strong fusion and the semantic adapter (design section 1), written with absorbed projections.
+"""Weak fusion, strong fusion and the semantic adapter (design section 1), written so that little is computed.
 
-Few queries, many keys: (Q W_k) X^T replaces Q (X W_k)^T and (A X) W_v replaces A (X W_v), so that no context
-token is projected. Many queries, few keys (the adapter): the keys take up W_q instead. The key bias adds the
-same number to every logit of a query and cancels in the softmax, so there is none. Same numbers to 1e-5.
+Three exact rewrites, the same numbers to 1e-5:
+
+- Few queries, many keys: (Q W_k) X^T replaces Q (X W_k)^T and (A X) W_v replaces A (X W_v), so that no context token
+  is projected. Many queries, few keys (the adapter): the keys take up W_q instead. The key bias adds the same number
+  to every logit of a query and cancels in the softmax, so there is none.
+- LayerNorm(x) = r x' g + b with x' = x - mean(x) and r = 1/std(x). The gain g goes into the few vectors that meet the
+  context, the row scale r into the logits and weights, b cancels or is added once: no normed context is formed.
+- The attributes S^l are only ever read through a LayerNorm, so their mean over channels never matters: they are kept
+  centred (the value projection's rows are), and r comes from their norm.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vspcn_lib.attend import read, rewrite, row_scale
+
+EPS = 1e-5  # of every LayerNorm here, nn.LayerNorm's default
 
 
 class AttentionMap(nn.Module):
@@ -21,6 +33,27 @@ class AttentionMap(nn.Module):
         return logits.softmax(dim=-1)
 
 
+@dataclass(frozen=True)
+class Context:
+    """What fusion reads, standardised but for LayerNorm's gain and bias: `scale` * `rows`."""
+
+    rows: Tensor
+    """[B,T,D], each row's mean over channels is 0; B is 1 where all images share them"""
+    scale: Tensor | None
+    """[B,T], 1 / standard deviation of each row; None where `rows` have it already"""
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Context:
+        """Tokens [B,T,D]; shared by the modules that read the same tokens."""
+        return cls(F.layer_norm(tokens, tokens.shape[-1:], eps=EPS), None)
+
+    @classmethod
+    def growing(cls, tokens: Tensor) -> Context:
+        """Attribute tokens [B,K,D] that an adapter will go on rewriting."""
+        rows = tokens - tokens.mean(-1, keepdim=True)
+        return cls(rows, row_scale(rows, EPS))
+
+
 class _Projections(nn.Module):
     """LayerNorm on query and context and the three single-head projections shared by every fusion."""
 
@@ -28,22 +61,21 @@ class _Projections(nn.Module):
         super().__init__()
         self.dim = dim
         # Frozen ViT tokens have a few huge channels: without the norms those alone decide the softmax.
-        self.norm_query = nn.LayerNorm(dim)
-        self.norm_context = nn.LayerNorm(dim)
+        self.norm_query = nn.LayerNorm(dim, eps=EPS)
+        self.norm_context = nn.LayerNorm(dim, eps=EPS)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim)
         self.attention = AttentionMap()
 
-    def _attend(self, prompts: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """delta(Q K^T / sqrt(D)) [B,P,T] and the normed context [B,T,D], the key absorbed into the query."""
-        context = self.norm_context(context)
-        absorbed = self.query(self.norm_query(prompts)) @ self.key.weight  # [B,P,D]
-        return self.attention(absorbed @ context.transpose(-2, -1) / math.sqrt(self.dim)), context
-
-    def _values(self, weights: Tensor, context: Tensor) -> Tensor:
-        """weights V [B,P,D] as (weights X) W_v^T + (row sum) b_v; rows of `weights` sum to one."""
-        return self.value(weights @ context)
+    def _attend(self, prompts: Tensor, context: Context, bias: Tensor | None,
+                alpha: float) -> tuple[Tensor, Context]:
+        """[alpha delta(Q K^T / sqrt(D)) + (1 - alpha) bias] V [B,P,D], and the context for its next reader."""
+        gain = self.norm_context.weight
+        absorbed = self.query(self.norm_query(prompts)) @ (self.key.weight * (gain / math.sqrt(self.dim)))
+        mixed, rows = read(context.rows, context.scale, absorbed, bias, alpha, self.attention)
+        # The weights sum to one, so LayerNorm's bias comes out as it went in.
+        return self.value(torch.addcmul(self.norm_context.bias, mixed, gain)), Context(rows, context.scale)
 
 
 class WeakPromptFusion(_Projections):
@@ -51,7 +83,7 @@ class WeakPromptFusion(_Projections):
 
     def forward(self, prompts: Tensor, context: Tensor) -> Tensor:
         """Prompts [B,P,D] as queries, context [B,T,D] as keys and values; returns [B,P,D]."""
-        return self._values(*self._attend(prompts, context))
+        return self._attend(prompts, Context.of(context), None, 1.0)[0]
 
 
 class StrongPromptFusion(_Projections):
@@ -70,13 +102,16 @@ class StrongPromptFusion(_Projections):
 
     def forward(self, prompts: Tensor, context: Tensor) -> Tensor:
         """Prompts [B,P,D], context [B,T,D] with P and T as constructed; returns [B,P,D]."""
-        if context.shape[-2] != self.bias.shape[1] or prompts.shape[-2] != self.bias.shape[0]:
+        return self.fuse(prompts, Context.of(context))[0]
+
+    def fuse(self, prompts: Tensor, context: Context) -> tuple[Tensor, Context]:
+        """`forward` for a context that others read too: also returns it for its next reader."""
+        if context.rows.shape[-2] != self.bias.shape[1] or prompts.shape[-2] != self.bias.shape[0]:
             raise ValueError(f"strong fusion was built for {self.bias.shape[0]} prompts over "
                              f"{self.bias.shape[1]} context tokens, got {prompts.shape[-2]} over "
-                             f"{context.shape[-2]}: is the image size the one of the config?")
-        attention, normed = self._attend(prompts, context)
-        weights = self.alpha * attention + (1 - self.alpha) * self.bias_map(self.bias)
-        return self._values(weights, normed) + prompts
+                             f"{context.rows.shape[-2]}: is the image size the one of the config?")
+        fused, context = self._attend(prompts, context, self.bias_map(self.bias), self.alpha)
+        return fused + prompts, context
 
 
 class SemanticAdapter(_Projections):
@@ -91,13 +126,28 @@ class SemanticAdapter(_Projections):
 
     def forward(self, attributes: Tensor, patches: Tensor) -> Tensor:
         """Attributes [B,K,D] as queries, patches [B,N,D] as keys and values; returns [B,K,D]."""
-        patches = self.norm_context(patches)
-        keys = patches @ (self.key.weight.T @ self.query.weight)  # [B,N,D], W_q absorbed into the keys
-        offset = patches @ (self.key.weight.T @ self.query.bias)  # [B,N], what the query bias adds
-        logits = self.norm_query(attributes) @ keys.transpose(-2, -1) + offset.unsqueeze(-2)
-        weights = self.attention(logits / math.sqrt(self.dim))
-        # One pass over [B,K,D], by far the largest tensor here, instead of four.
-        return torch.baddbmm(attributes, weights, self.value(patches), beta=1 - self.alpha, alpha=self.alpha)
+        context, seen = Context.growing(attributes), self._seen(Context.of(patches))
+        keys, offset = self._keys(seen)
+        logits = offset.unsqueeze(1) + context.scale.unsqueeze(2) * (context.rows @ keys.transpose(1, 2))
+        return torch.baddbmm(attributes, self.attention(logits), self.value(seen), beta=1 - self.alpha,
+                             alpha=self.alpha)
+
+    def adapt(self, attributes: Context, patches: Context) -> Context:
+        """`forward` up to the mean over channels, which nothing that reads a `Context` sees."""
+        seen = self._seen(patches)
+        values = F.linear(seen, self.value.weight - self.value.weight.mean(0), self.value.bias - self.value.bias.mean())
+        return Context(*rewrite(attributes.rows, attributes.scale, *self._keys(seen), values, self.alpha, EPS,
+                                self.attention))
+
+    def _seen(self, patches: Context) -> Tensor:
+        """The normed patches [B,N,D]; few beside the attributes, so they are formed."""
+        return torch.addcmul(self.norm_context.bias, patches.rows, self.norm_context.weight)
+
+    def _keys(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [B,N,D] that meet centred and scaled attributes, and what the norm's and the query's bias add [B,N]."""
+        root, norm = math.sqrt(self.dim), self.norm_query
+        keys = seen @ ((self.key.weight.T @ self.query.weight) * (norm.weight / root))
+        return keys, seen @ (self.key.weight.T @ (self.query(norm.bias) / root))
 
 
 def _share(name: str, value: float) -> float:

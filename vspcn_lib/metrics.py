@@ -1,4 +1,4 @@
-"""GZSL metrics on a score matrix: U, S, H, CZSL, the exact tau sweep and AUSUC."""
+"""GZSL metrics on a score matrix, in memory or mapped from a file: U, S, H, CZSL, the exact tau sweep and AUSUC."""
 
 from __future__ import annotations
 
@@ -19,24 +19,63 @@ class GZSLMetrics:
     CZSL: float
 
 
-def _arrays(scores: Any, labels: Any, unseen: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tensors or arrays to float64 [n,C], int64 [n], bool [C], checked."""
-    def array(x: Any) -> np.ndarray:
-        return x.detach().cpu().float().numpy() if hasattr(x, "detach") else np.asarray(x)
+CHUNK = 64 * 2**20  # bytes of scores read at once: a memory-mapped matrix may be larger than the memory
 
-    scores = array(scores).astype(np.float64)
-    labels, unseen = array(labels).astype(np.int64), array(unseen).astype(bool)
+
+@dataclass(frozen=True)
+class _Best:
+    """All that the metrics need of a score matrix, [n] each: the best seen and the best unseen class and their scores."""
+
+    labels: np.ndarray
+    unseen: np.ndarray
+    """[C] bool"""
+    seen_class: np.ndarray
+    unseen_class: np.ndarray
+    seen_score: np.ndarray
+    unseen_score: np.ndarray
+    largest: float
+    """the largest absolute score"""
+
+    def predicted(self, tau: float) -> np.ndarray:
+        """argmax_c(score_c + tau 1[c unseen]), the lower class of equals."""
+        raised = self.unseen_score + tau
+        first = np.where(raised > self.seen_score, self.unseen_class, self.seen_class)
+        return np.where(raised == self.seen_score, np.minimum(self.seen_class, self.unseen_class), first)
+
+
+def _best(scores: Any, labels: Any, unseen: Any) -> _Best:
+    """Tensors or arrays, checked and read in chunks of rows, in float64."""
+    def array(x: Any) -> np.ndarray:
+        if not hasattr(x, "detach"):
+            return np.asarray(x)
+        x = x.detach().cpu()
+        return (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()  # NumPy has no bfloat16
+
+    scores, labels, unseen = array(scores), array(labels).astype(np.int64), array(unseen).astype(bool)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or unseen.shape != scores.shape[1:]:
         raise ValueError(f"scores [n,C], labels [n], unseen [C] do not fit: {scores.shape}, {labels.shape}, "
                          f"{unseen.shape}")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"scores hold {int((~np.isfinite(scores)).sum())} values that are not finite")
     if len(labels) and not (0 <= labels.min() and labels.max() < scores.shape[1]):
         raise ValueError(f"labels must lie in 0..{scores.shape[1] - 1}, got {labels.min()}..{labels.max()}")
     if not unseen.any() or unseen.all():
         raise ValueError("both seen and unseen classes are needed: `unseen` is all "
                          + ("true" if unseen.all() else "false"))
-    return scores, labels, unseen
+    sides, n = (np.flatnonzero(~unseen), np.flatnonzero(unseen)), len(labels)
+    where, value = np.empty((2, n), np.int64), np.empty((2, n))
+    largest, step = 0.0, max(1, CHUNK // (scores.itemsize * scores.shape[1]))
+    for start in range(0, n, step):
+        part = np.asarray(scores[start:start + step])
+        lowest, highest = part.min(), part.max()
+        if not (np.isfinite(lowest) and np.isfinite(highest)):
+            bad = sum(int((~np.isfinite(scores[i:i + step])).sum()) for i in range(0, n, step))
+            raise ValueError(f"scores hold {bad} values that are not finite")
+        largest = max(largest, abs(float(lowest)), abs(float(highest)))
+        for side, columns in enumerate(sides):
+            of_side = part[:, columns]
+            best = of_side.argmax(1)
+            where[side, start:start + step] = columns[best]
+            value[side, start:start + step] = of_side[np.arange(len(best)), best]
+    return _Best(labels, unseen, *where, *value, largest)
 
 
 def per_class_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -53,8 +92,9 @@ def class_accuracies(scores: Any, labels: Any, unseen: Any, tau: float = 0.0) ->
 
     Arguments as in `gzsl_metrics`: U and S are its means over unseen and over seen classes.
     """
-    scores, labels, unseen = _arrays(scores, labels, unseen)
-    hits = (scores + tau * unseen).argmax(1) == labels
+    best = _best(scores, labels, unseen)
+    labels, unseen = best.labels, best.unseen
+    hits = best.predicted(tau) == labels
     counts = np.bincount(labels, minlength=len(unseen))
     right = np.bincount(labels, weights=hits, minlength=len(unseen))
     return np.where(counts > 0, 100 * right / np.maximum(counts, 1), np.nan)
@@ -73,15 +113,14 @@ def gzsl_metrics(scores: Any, labels: Any, unseen: Any, tau: float = 0.0) -> GZS
     whole label space, CZSL ranks unseen images over unseen classes. Raises ValueError for shapes that do not
     fit, labels out of range, scores or tau that are not finite.
     """
-    scores, labels, unseen = _arrays(scores, labels, unseen)
+    best = _best(scores, labels, unseen)
     if not np.isfinite(tau):
         raise ValueError(f"tau = {tau} is out of range: choose a finite number of score units")
-    is_unseen = unseen[labels]
-    predicted = (scores + tau * unseen).argmax(1)
+    labels, is_unseen = best.labels, best.unseen[best.labels]
+    predicted = best.predicted(tau)
     U = per_class_accuracy(predicted[is_unseen], labels[is_unseen])
     S = per_class_accuracy(predicted[~is_unseen], labels[~is_unseen])
-    within = np.where(unseen, scores, -np.inf).argmax(1)
-    CZSL = per_class_accuracy(within[is_unseen], labels[is_unseen])
+    CZSL = per_class_accuracy(best.unseen_class[is_unseen], labels[is_unseen])
     return GZSLMetrics(U, S, float(harmonic(U, S)), CZSL)
 
 
@@ -92,11 +131,9 @@ def tau_sweep(scores: Any, labels: Any, unseen: Any) -> pd.DataFrame:
     m = max_seen - max_unseen; so U and S are steps whose breakpoints are the margins that matter. One row a
     step, tau in its middle (one unit outside at the two ends). Shapes and errors as `gzsl_metrics`.
     """
-    scores, labels, unseen = _arrays(scores, labels, unseen)
-    best_seen = np.where(unseen, -np.inf, scores).argmax(1)
-    best_unseen = np.where(unseen, scores, -np.inf).argmax(1)
-    rows = np.arange(len(labels))
-    margin = scores[rows, best_seen] - scores[rows, best_unseen]
+    best = _best(scores, labels, unseen)
+    labels, unseen, best_seen, best_unseen = best.labels, best.unseen, best.seen_class, best.unseen_class
+    margin = best.seen_score - best.unseen_score
     is_unseen = unseen[labels]
     # One image of class y is worth 100 / (images of y) / (classes on its side).
     counts = np.bincount(labels, minlength=len(unseen))
@@ -107,7 +144,7 @@ def tau_sweep(scores: Any, labels: Any, unseen: Any) -> pd.DataFrame:
     matters = (gain > 0) | (loss > 0)
     values, step = np.unique(margin[matters], return_inverse=True)
     # Margins that differ by rounding alone are one step: no tau in between can be told from either.
-    tolerance = 1e-12 * max(1.0, float(np.abs(scores).max(initial=0.0)))
+    tolerance = 1e-12 * max(1.0, best.largest)
     first = np.diff(values, prepend=-np.inf) > tolerance
     points, step = values[first], (np.cumsum(first) - 1)[step]
     U = np.concatenate([[0.0], np.cumsum(np.bincount(step, gain[matters], len(points)))])
@@ -125,7 +162,11 @@ def best_tau(sweep: pd.DataFrame) -> float:
     return float(sweep["tau"].iloc[int(sweep["H"].to_numpy().argmax())])
 
 
-def ausuc(scores: Any, labels: Any, unseen: Any) -> float:
-    """Area under the seen-unseen curve over all tau, in [0, 1] (trapezoids over the exact sweep)."""
-    sweep = tau_sweep(scores, labels, unseen)
+def area(sweep: pd.DataFrame) -> float:
+    """AUSUC of a `tau_sweep`, in [0, 1]: trapezoids over its exact steps."""
     return float(min(1.0, np.trapezoid(sweep["S"].to_numpy(), sweep["U"].to_numpy()) / 1e4))
+
+
+def ausuc(scores: Any, labels: Any, unseen: Any) -> float:
+    """Area under the seen-unseen curve over all tau, in [0, 1]; arguments and errors as `tau_sweep`."""
+    return area(tau_sweep(scores, labels, unseen))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vspcn_lib.backbone import FrozenViT, TokenLayout
 from vspcn_lib.config import ModelConfig
-from vspcn_lib.fusion import SemanticAdapter, StrongPromptFusion, WeakPromptFusion
+from vspcn_lib.fusion import Context, SemanticAdapter, StrongPromptFusion, WeakPromptFusion
 
 
 @dataclass(frozen=True)
@@ -139,40 +139,47 @@ class VSPCN(ZeroShotModel):
         tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
         return self.backbone.blocks[:self.first_strong](tokens), attributes
 
-    def deep(self, tokens: Tensor, attributes: Tensor | None) -> Tensor:
-        """What `shallow` returned through adapter, strong fusion and the deep blocks, normed [B,T,D]."""
+    def deep(self, tokens: Tensor, attributes: Tensor | None, whole: bool = False) -> Tensor:
+        """What `shallow` returned through adapter, strong fusion and the deep blocks, normed.
+
+        [B,read,D], the tokens that heads read (prefix and prompts), or [B,T,D] if `whole`.
+        """
+        context = None if attributes is None else Context.growing(attributes)
+        last = len(self.backbone.blocks) - self.first_strong - 1
         for i, block in enumerate(self.backbone.blocks[self.first_strong:]):
             if self.config.strong:
                 prefix, visual, semantic, patches = self.layout.split(tokens)
+                seen = Context.of(patches)
                 if self.layout.visual:
-                    visual = self.strong_visual[i](visual, patches)
+                    visual, seen = self.strong_visual[i].fuse(visual, seen)
                 if self.layout.semantic:
                     if self.config.adapter:
-                        attributes = self.adapters[i](attributes, patches)
-                    semantic = self.strong_semantic[i](semantic, attributes)
+                        context = self.adapters[i].adapt(context, seen)
+                    semantic, context = self.strong_semantic[i].fuse(semantic, context)
                 tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
-            tokens = block(tokens)
+            tokens = block(tokens) if whole or i < last else self.backbone.last_block(tokens, self.layout.read)
         return self.backbone.final_norm(tokens)
 
     def tokens(self, images: Tensor) -> Tensor:
         """The final, normed sequence [B,T,D] in the order of `layout`."""
         if not self.layout.visual + self.layout.semantic:
             return self.backbone.final_norm(self.backbone.blocks(self.backbone.embed(images)))
-        return self.deep(*self.shallow(images))
+        return self.deep(*self.shallow(images), whole=True)
 
     def by_stream(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Final tokens [B,T,D] to [B,D] by stream: the cls token, the mean visual prompt, the mean semantic prompt."""
-        prefix, visual, semantic, _ = self.layout.split(tokens)
+        """Final tokens [B,T,D] or [B,read,D] to [B,D] by stream: cls, the mean visual and the mean semantic prompt."""
+        layout = self.layout
+        prefix, visual, semantic = tokens[:, :layout.read].split([layout.prefix, layout.visual, layout.semantic], dim=1)
         found = {"cls": prefix[:, 0]}
-        if self.layout.visual:
+        if layout.visual:
             found["visual"] = visual.mean(1)
-        if self.layout.semantic:
+        if layout.semantic:
             found["semantic"] = semantic.mean(1)
         return found
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B,3,H,W] to [B,D] by stream."""
-        return self.by_stream(self.tokens(images))
+        return self.by_stream(self.deep(*self.shallow(images)))
 
 
 def initial_prompts(count: int, dim: int) -> Tensor:
