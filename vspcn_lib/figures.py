@@ -14,7 +14,7 @@ from vspcn_lib.birdlets import build_birdlets, contact_sheet
 from vspcn_lib.config import DataConfig
 from vspcn_lib.curves import draw_curves
 from vspcn_lib.images import cache_dir, decode
-from vspcn_lib.records import method, provenance, read_records
+from vspcn_lib.records import EXHIBIT, STUDY, method, provenance, read_records
 from vspcn_lib.workspace import BIRDLETS, open_benchmark
 
 
@@ -35,9 +35,9 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
         figure = gallery.ablation_bars(tables.ablation_table(runs), tables.PAPER_H)
         sources = {file: provenance(file, record) for file, record in runs.items()}
         drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
-    for name, study in read_records(records / "sweeps").items():
+    for name, study in read_records(records / "sweeps", STUDY).items():
         drawn.append(plots.save(gallery.sweep_map(study), target / f"sweep_{name}.png", study))
-    for name, exhibit in read_records(records / "exhibits").items():
+    for name, exhibit in read_records(records / "exhibits", EXHIBIT).items():
         drawn += _exhibit(name, exhibit, target)
     return drawn
 

@@ -40,8 +40,14 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
     return target
 
 
-def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every record of a folder by file name. Raises `RunError` for a damaged one."""
+RUN, STUDY, EXHIBIT = ("config", "result"), ("study", "trials"), ("provenance", "tsne", "curves")
+
+
+def read_records(folder: Path, entries: tuple[str, ...] = RUN) -> dict[str, dict[str, Any]]:
+    """Every record of a folder by file name: of runs, or what else has these `entries` (`STUDY`, `EXHIBIT`).
+
+    Raises `RunError` for a damaged file, or one of another kind.
+    """
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
@@ -49,8 +55,8 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"the record {path} is damaged ({str(error)[:200]}): restore it, or delete it and make it "
                            "again") from error
-        if not isinstance(found[path.stem], dict) or not {"config", "result"} <= set(found[path.stem]):
-            raise RunError(f"{path} is no record of a run: move it out of {folder}")
+        if not isinstance(found[path.stem], dict) or not set(entries) <= set(found[path.stem]):
+            raise RunError(f"{path} is no record with {', '.join(entries)}: move it out of {folder}")
     return found
 
 
