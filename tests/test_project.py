@@ -71,7 +71,8 @@ def test_environment_constraints_and_pyproject_agree():
 
 @pytest.mark.parametrize(("args", "words"), [
     (["train", "--preset", "cub10"], "did you mean 'cub100'"), (["trian"], "unknown command"),
-    (["data", "fetch", "imagenet"], "choose one of cub"), (["evaluate", "/nowhere"], "holds no scores.npz"),
+    (["data", "fetch", "imagenet"], "choose one of cub"), (["sweep"], "no axis to sweep"),
+    (["sweep", "model.alpha_w=0:1"], "did you mean 'model.alpha_v'"), (["evaluate", "/nowhere"], "holds no scores.npz"),
 ])
 def test_mistakes_are_one_clear_line(args, words, capsys):
     assert main(args) == 2

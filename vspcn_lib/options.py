@@ -87,7 +87,7 @@ class Ablate:
 class Sweep:
     """Search settings on validation classes; test images are never read. An interrupted study continues."""
 
-    axes: tuple[str, ...]
+    axes: tyro.conf.Positional[tuple[str, ...]]
     """model.alpha_v=0:1, loss.lambda_skd=0.05:2:log, or model.alpha_v=0,0.05,0.5 (all lists: the whole grid)"""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     preset: str = "birdlets"

@@ -74,6 +74,8 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
     Raises `ConfigError` for a study that was begun with other settings.
     """
     check_name("--study", study)
+    if not axes:
+        raise ConfigError("no axis to sweep: name one or more, such as model.alpha_v=0:1 loss.lambda_skd=0.1,0.3,0.9")
     parsed = [parse_axis(text) for text in axes]
     grid = {name: listed for name, _, listed in parsed}
     url = storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
