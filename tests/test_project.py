@@ -2,13 +2,14 @@
 
 import ast
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vspcn_lib.cli import main
+from vspcn_lib.cli import COMMANDS, _parse, main
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {  # who may import whom
@@ -77,6 +78,14 @@ def test_environment_constraints_and_pyproject_agree():
 def test_mistakes_are_one_clear_line(args, words, capsys):
     assert main(args) == 2
     assert words in capsys.readouterr().err
+
+
+def test_every_command_of_the_readme_parses():
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python -m vspcn_lib ")]
+    assert len(lines) >= 8
+    for line in lines:
+        name, *args = shlex.split(line.split("#")[0])[3:]
+        _parse(COMMANDS[name][0], args)
 
 
 def test_help_reads_well():
