@@ -52,6 +52,17 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """What the processes of one run do together. Raises `RunError` where one of them has died."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise RunError("another process of this run has died or cannot be reached; what was saved is whole, start all "
+                       f"processes again with --resume ({reason})") from error
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine and commit that a record carries; no path and no host name."""
     packages = ("torch", "timm", "accelerate", "numpy", "gensim", "safetensors")
