@@ -445,17 +445,18 @@ def poisons(killer: Killer, folder: Path, reference: Path) -> dict[str, Any]:
                                                     "seconds not negative": answer["value"]["seconds"] >= 0}
     named = bad = tried = 0
     for spoil in (_poison_loss, _poison_gradient, _poison_pixels):
-        for step in (1, 3, 5):
+        for step in (1, 2, 5):  # the third batch is a single image, which is left out
             out = killer.root / f"{spoil.__name__}-{step}"
             answer = killer.finish(_train, folder, out, 0.0, spoil=[(spoil, (step,))])
-            tried, named = tried + 1, named + (_own(answer) and ("nan" in answer["text"].lower()))
+            tried, named = tried + 1, named + (_own(answer) and "nan" in answer["text"].lower())
             killer._value(killer.finish(_train, folder, out, 0.0))  # without the poison
             bad += bool(same_run(reference, out))
-    for name, spoil in (("attributes.csv", lambda t: t.replace(t.split("\n")[1].split(",")[1], "nan", 1)),
-                        ("vectors.txt", lambda t: t.replace(t.split("\n")[1].split()[1], "nan", 1))):
+    for name in ("attributes.csv", "vectors.txt"):
         place = killer.root / f"nan-{name}"
         shutil.copytree(folder, place)
-        (place / name).write_text(spoil((place / name).read_text()))
+        text = (place / name).read_text()
+        number = text.split("\n")[1].replace(",", " ").split()[1]
+        (place / name).write_text(text.replace(number, "nan", 1))
         answer = killer.finish(_train, place, killer.root / f"run-nan-{name}")
         tried, named = tried + 1, named + (_own(answer) and "NaN" in answer["text"])
     found["NaN in pixels, loss, gradients, attributes, word vectors"] = {

@@ -241,9 +241,10 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
                   "seconds": round(time.monotonic() - start, 1)}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
+        result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:
             folder.save_checkpoint(model.state(), work.backbone.source)
-            folder.write_json("result.json", {**result, **({"events": events} if events else {})})
+            folder.write_json("result.json", result)
         with together():
             work.accelerator.wait_for_everyone()
         return result
