@@ -21,7 +21,7 @@ IMPORTS = {  # who may import whom
     "backbone": {"images", "weights"}, "model": {"backbone", "config", "fusion"},
     "capture": {"fusion", "model"},
     "workspace": {"splits", "backbone", "baselines", "benchmarks", "birdlets", "config", "images", "model",
-                  "semantics"},
+                  "runs", "semantics"},
     "evaluation": {"metrics", "splits", "model", "runs", "workspace"},
     "train": {"losses", "baselines", "splits", "config", "evaluation", "files", "model", "pieces", "runs",
               "workspace"},

@@ -86,17 +86,27 @@ def read_proposed_split(file: Path) -> ProposedSplit:
                       "train_loc", "val_loc"])
     lists = {}
     for key in ("trainval", "test_seen", "test_unseen", "train", "val"):
-        found = np.asarray(mat[f"{key}_loc"]).astype(np.int64).ravel() - 1
-        if not len(found) or found.min() < 0:
-            raise BenchmarkError(f"{file}: {key}_loc is empty or holds an index below 1: it must be 1-based")
-        lists[key] = np.sort(found)
+        found = _numbers(file, f"{key}_loc", mat).ravel()
+        if not len(found) or not (found >= 1).all() or (found != np.round(found)).any() or found.max() > 1e9:
+            raise BenchmarkError(f"{file}: {key}_loc is empty or holds something else than whole numbers from 1 on: it "
+                                 "must be 1-based")
+        lists[key] = np.sort(found.astype(np.int64) - 1)
     for key in ("train", "val"):
         lists[key] = np.intersect1d(lists[key], lists["trainval"])
     names = tuple(_text(c) for c in mat["allclasses_names"].ravel())
-    attributes = np.asarray(mat["att"], dtype=np.float32).T
-    if len(attributes) != len(names):
+    attributes = _numbers(file, "att", mat).astype(np.float32).T
+    if attributes.ndim != 2 or len(attributes) != len(names):
         raise BenchmarkError(f"{file}: {len(names)} classes but {len(attributes)} attribute rows")
     return ProposedSplit(attributes, names, **lists)
+
+
+def _numbers(file: Path, name: str, mat: dict[str, Any]) -> np.ndarray:
+    """An entry as float64. Raises `BenchmarkError` for text, structs and complex numbers."""
+    found = np.asarray(mat[name])
+    if found.dtype.kind not in "iufb":
+        raise BenchmarkError(f"{file}: {name} holds {found.dtype}, not numbers: it is not the file of the proposed "
+                             "splits")
+    return found.astype(np.float64)
 
 
 def _mat(file: Path, names: list[str]) -> dict[str, Any]:
@@ -114,6 +124,8 @@ def _mat(file: Path, names: list[str]) -> dict[str, Any]:
 
 def _text(cell: Any) -> str:
     while isinstance(cell, np.ndarray):
+        if not cell.size:
+            return ""  # refused as a name or path
         cell = cell.ravel()[0]
     return str(cell).strip()
 
@@ -126,7 +138,10 @@ def _official(name: str, root: Path) -> Benchmark:
                              "it is with --data.root or VSPCN_DATA")
     split = read_proposed_split(splits / "att_splits.mat")
     listed = _mat(splits / "res101.mat", ["image_files", "labels"])
-    labels = np.asarray(listed["labels"]).astype(np.int64).ravel() - 1
+    labels = _numbers(splits / "res101.mat", "labels", listed).ravel()
+    if not np.isfinite(labels).all() or (labels != np.round(labels)).any() or (np.abs(labels) > 1e9).any():
+        raise BenchmarkError(f"{splits / 'res101.mat'}: labels must be whole numbers from 1 on")
+    labels = labels.astype(np.int64) - 1
     tails = [_tail(_text(cell), layout) for cell in listed["image_files"].ravel()]
     there = files_below(root / layout.images)
     missing = [t for t in tails if t not in there]

@@ -93,6 +93,5 @@ def clip_gradients(parameters: dict[str, torch.nn.Parameter], most: float) -> Te
         bad = [name for name, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
         if not bad:
             raise
-        raise NotFinite(f"the gradient of '{bad[0]}' and {len(bad) - 1} more of {len(parameters)} parameters is NaN or "
-                        "infinite: lower train.lr, or set train.precision to no; the weights are as before this "
-                        "step") from error
+        raise NotFinite(f"the gradient of '{bad[0]}' ({len(bad)} of {len(parameters)} parameters) is NaN or infinite: "
+                        "lower train.lr, or set train.precision to no; the weights are as before this step") from error

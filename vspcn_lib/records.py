@@ -13,6 +13,7 @@ import pandas as pd
 from vspcn_lib import metrics
 from vspcn_lib.config import as_dict
 from vspcn_lib.runs import RunError, RunFolder, replacing
+from vspcn_lib.runs import read_scores as read_scores  # notebooks read committed matrices with the records
 
 
 def write_record(run: Path, target: Path, **more: str) -> Path:
@@ -60,14 +61,6 @@ def read_records(folder: Path, entries: tuple[str, ...] = RUN) -> dict[str, dict
     return found
 
 
-def read_scores(file: Path) -> dict[str, np.ndarray]:
-    """A committed score matrix: scores, labels, unseen, indices, tau. Raises `RunError` where it is missing."""
-    if not file.exists():
-        raise RunError(f"{file} does not exist: copy scores.npz of a finished run there")
-    with np.load(file, allow_pickle=False) as loaded:
-        return {name: loaded[name] for name in loaded.files}
-
-
 def method(record: dict[str, Any]) -> str:
     """The name of a record's row: VSPCN or the linear head, the image size, a thinned training set, bf16."""
     config = record["config"]
@@ -80,6 +73,8 @@ def method(record: dict[str, Any]) -> str:
 
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Mean and standard deviation over seeds by benchmark and method: U, S, H at the validation tau, oracle H, ..."""
+    if not records:
+        raise RunError("there is no record to show: make one with `record RUN FILE`, or name their folder")
     rows = []
     for record in records.values():
         r = record["result"]

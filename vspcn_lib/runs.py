@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -50,6 +49,17 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a folder that cannot be written to keeps its reason above
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What the processes of one run do together. Raises `RunError` where one of them has died."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise RunError("another process of this run has died or cannot be reached; what was saved is whole, start all "
+                       f"processes again with --resume ({reason})") from error
 
 
 def environment() -> dict[str, Any]:
@@ -209,15 +219,7 @@ class RunFolder:
         file = self.path / "scores.npz"
         if not file.exists():
             raise RunError(f"{self.path} holds no scores.npz: run `evaluate` or finish the run with --resume")
-        try:
-            with np.load(file, allow_pickle=False) as loaded:
-                found = {n: loaded[n] for n in loaded.files}
-            if not {"scores", "labels", "unseen", "tau"} <= set(found):
-                raise Damaged(f"it holds only {', '.join(found) or 'nothing'}")
-            return found
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, AttributeError) as error:
-            raise RunError(f"{file} is damaged ({error}): delete it and result.json, and continue the run with "
-                           "--resume") from error
+        return read_scores(file)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Everything needed to continue, checksummed; the state before it stays beside it as state-previous.pt."""
@@ -260,6 +262,23 @@ class RunFolder:
             raise RunError(f"{refused} and no earlier state is whole: delete state*.pt, then --resume starts this "
                            "phase anew, with the same numbers")
         return None
+
+
+def read_scores(file: Path) -> dict[str, np.ndarray]:
+    """A saved score matrix: scores, labels, unseen, indices, tau. Raises `RunError` where it is missing or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as loaded:
+            found = {n: loaded[n] for n in loaded.files}
+        if not {"scores", "labels", "unseen", "tau"} <= set(found):
+            raise Damaged(f"it holds only {', '.join(found) or 'nothing'}")
+        if not all(isinstance(a, np.ndarray) for a in found.values()):
+            raise Damaged("it holds other files than arrays")
+    except FileNotFoundError as error:
+        raise RunError(f"{file} does not exist: copy scores.npz of a finished run there") from error
+    except Exception as error:  # zipfile, zlib and NumPy fail in many ways
+        raise RunError(f"{file} is damaged ({str(error)[:120]}): delete it and result.json, and continue the run with "
+                       "--resume") from error
+    return found
 
 
 def _digest(state: dict[str, Tensor]) -> str:

@@ -82,8 +82,13 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats, for years now
-    shared = RDBStorage(url, heartbeat_interval=30, grace_period=120,
-                        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback())
+    try:
+        shared = RDBStorage(url, heartbeat_interval=30, grace_period=120,
+                            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback())
+    except Exception as error:  # no such database, no driver for it, not a database at all
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(f"--storage {storage.split('@')[-1]} cannot be opened ({reason}): give a file, or the URL of "
+                          "a database whose driver is installed") from error
     whole = all(listed is not None for listed in grid.values())
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=base.train.seed)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
@@ -23,7 +24,7 @@ from vspcn_lib.evaluation import describe, evaluate, guard, validate
 from vspcn_lib.files import whole_rows
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.pieces import Pieces
-from vspcn_lib.runs import RunError, RunFolder
+from vspcn_lib.runs import RunError, RunFolder, together
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
 
@@ -149,7 +150,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 used = {n: p for n, p in model.trainable().items() if p.grad is not None}
                 if used and ((batch + 1) % c.train.accumulate == 0 or batch + 1 == len(batches)):
                     if acc.num_processes > 1:
-                        _average(acc, used)
+                        _average(acc, used, model)
                     norm = losses.clip_gradients(used, c.train.clip)
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
@@ -175,14 +176,14 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     return model, history
 
 
-def _average(acc: Accelerator, used: dict[str, torch.nn.Parameter]) -> None:
-    """The mean of every gradient over the processes. Raises `RunError` where one of them has died."""
-    try:
+def _average(acc: Accelerator, used: dict[str, torch.nn.Parameter], model: ZeroShotModel) -> None:
+    """The mean over the processes of every gradient and of the heads' running statistics."""
+    with together():
         for p in used.values():
             p.grad = acc.reduce(p.grad, reduction="mean")
-    except RuntimeError as error:
-        raise RunError("another process of this run has died or cannot be reached; what was saved is whole, start all "
-                       f"processes again with --resume ({str(error)[:120]})") from error
+        for b in model.heads.buffers():  # else each process would validate, and select, by its own share of the data
+            if b.is_floating_point():
+                b.copy_(acc.reduce(b, reduction="mean"))
 
 
 def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: int,
@@ -213,6 +214,8 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
         _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation,
                          stop)
         selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
+        with together():
+            selected = broadcast_object_list([selected])[0]  # one process decides for all
         if work.accelerator.is_main_process:
             folder.write_json("selection.json", selected)
     return selected
@@ -229,7 +232,8 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         if done:
             return done
         work = work or Workspace.open(config)
-        work.accelerator.wait_for_everyone()
+        with together():
+            work.accelerator.wait_for_everyone()
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
         work.accelerator.print("kept" + describe(best))
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
@@ -237,8 +241,10 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
                   "seconds": round(time.monotonic() - start, 1)}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
+        result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:
             folder.save_checkpoint(model.state(), work.backbone.source)
-            folder.write_json("result.json", {**result, **({"events": events} if events else {})})
-        work.accelerator.wait_for_everyone()
+            folder.write_json("result.json", result)
+        with together():
+            work.accelerator.wait_for_everyone()
         return result

@@ -73,17 +73,21 @@ def unpack(file: Path, folder: Path) -> None:
 def _checked(file: Path, members: Iterator[tuple[str, Any, str]]) -> Iterator[Any]:
     """The members themselves, each looked at before it is written."""
     seen: set[str] = set()
+    path = None
     for name, info, kind in tqdm(members, f"unpacking {file.name}"):
         path = PurePosixPath(name.replace("\\", "/"))
-        why = ("lies outside its folder" if path.is_absolute() or ".." in path.parts or ":" in path.parts[:1] else
-               f"is {kind}" if kind else "is listed twice" if str(path) in seen and not name.endswith("/") else
-               "is one too many" if len(seen) >= MEMBERS else "has a name of control characters"
-               if not name.isprintable() else "")
+        outside = path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1])
+        why = ("lies outside its folder" if outside else f"is {kind}" if kind else
+               "is listed twice" if str(path) in seen and not name.endswith("/") else
+               "is one too many" if len(seen) >= MEMBERS else
+               "has a name of control characters" if not name.isprintable() else "")
         if why:
             raise UnpackError(f"{file.name} holds {name[:80]!r}, which {why}: nothing was unpacked, do not use "
                               "this file")
         seen.add(str(path))
         yield info
+    if path is None:
+        raise UnpackError(f"{file.name} is an archive of nothing, or none: delete it and run the command again")
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:

@@ -19,6 +19,7 @@ from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.images import Batches, cache_dir, image_cache
 from vspcn_lib.model import ZeroShotModel
+from vspcn_lib.runs import together
 from vspcn_lib.semantics import attribute_vectors
 from vspcn_lib.splits import Benchmark
 
@@ -59,7 +60,8 @@ class Workspace:
         vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
         backbone = backbone or load_backbone(config.model.backbone, config.data.size)
         config.check_patch(backbone.patch, len(backbone.blocks))
-        accelerator = Accelerator(mixed_precision=config.train.precision)
+        with together():
+            accelerator = Accelerator(mixed_precision=config.train.precision)
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
             for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
                 block.attn.fused_attn = False
