@@ -53,7 +53,7 @@ def test_outputs_and_every_gradient_equal_the_plain_form(tiny_vit, changes):
         if expected is None:  # nothing read it, in either form
             assert ours_grad[name] is None, name
         else:
-            torch.testing.assert_close(ours_grad[name], expected, atol=1e-9, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(ours_grad[name], expected, atol=1e-9, rtol=1e-6)
 
 
 def test_float32_stays_within_rounding_of_the_plain_form(tiny_vit):

@@ -25,7 +25,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   data verify NAME     what is there, what is missing, whether the counts are the published ones
   record RUN FILE      keep a finished run as one small JSON file
   figures              redraw every figure from the committed records
-  bench                cost of a VSPCN step against the frozen ViT's
+  bench                cost of VSPCN against the frozen ViT's: time, memory, FLOPs, growth
 """
 
 
@@ -124,13 +124,17 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Bench:
-    """Seconds of a VSPCN training step and of the frozen ViT's forward plus backward, measured in turn."""
+    """Measure VSPCN beside the frozen ViT: steps, memory, data, sweeps, growth; one JSON record, a table, a picture."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     preset: str = "cub100-small"
     """settings to measure"""
-    rounds: int = 5
-    """pairs measured; the median counts"""
+    rounds: int = 15
+    """times that every workload is measured, in turn; medians count"""
+    parts: tuple[str, ...] = ("steps", "memory", "data", "sweeps", "growth")
+    """parts to measure; a record keeps the parts measured before"""
+    out: Path = Path("outputs/bench.json")
+    """record; the picture gets the same name"""
 
 
 @dataclass(frozen=True)
@@ -235,9 +239,11 @@ def _sweep(a: Sweep) -> None:
 
 
 def _bench(a: Bench) -> None:
-    from vspcn_lib.bench import step_ratio
+    from vspcn_lib.bench import bench
+    from vspcn_lib.bench_report import draw, report
 
-    print(step_ratio(a.config, a.rounds))
+    record = bench(a.config, a.parts, a.rounds, a.out)
+    print(report(record), draw(record, a.out.with_suffix(".png")), sep="\n")
 
 
 def _demo(a: Demo) -> None:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
 from vspcn_lib.model import ZeroShotModel
+from vspcn_lib.processes import gather, share
 from vspcn_lib.runs import RunFolder, environment
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
@@ -37,18 +38,20 @@ def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
     return model(x).embedded if x.dim() == 4 else model.heads({"cls": x})
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The cls score matrix [n, len(classes)] of images `indices`, float32."""
+    """The cls score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them."""
     model.eval()
-    rows = torch.as_tensor(work.bench.prototypes[classes], device=work.accelerator.device)
+    acc = work.accelerator
+    rows = torch.as_tensor(work.bench.prototypes[classes], device=acc.device)
     prototypes = model.heads.prototypes(rows)
-    batches, out = work.batches(indices, augment=False), []
-    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False):
-        with work.accelerator.autocast():
+    mine = share(indices, acc)
+    batches, out = work.batches(mine, augment=False), [torch.empty(0, len(classes))]
+    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False, disable=not acc.is_main_process):
+        with acc.autocast():
             embedded = forward(model, x)
         out.append(model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu())
-    return torch.cat(out).numpy()
+    return gather(torch.cat(out).to(acc.device), len(indices), acc).cpu().numpy()
 
 
 def describe(row: dict[str, float]) -> str:
@@ -77,7 +80,8 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
     test = np.concatenate([bench.test_seen, bench.test_unseen])
     scores = score(work, model, test, np.arange(bench.num_classes))
     labels, unseen = bench.labels[test], bench.unseen_mask
-    folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]))
+    if work.accelerator.is_main_process:
+        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]))
     return {
         **test_metrics(scores, labels, unseen, selected["tau"]),
         "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else

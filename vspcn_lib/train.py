@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.baselines import ESZSL_GRID
 from vspcn_lib.config import Config
-from vspcn_lib.evaluation import describe, evaluate, forward, guard, validate
+from vspcn_lib.evaluation import describe, evaluate, guard, validate
 from vspcn_lib.model import ZeroShotModel
+from vspcn_lib.processes import batch_features, sum_gradients
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
@@ -87,7 +89,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     attributes = torch.as_tensor(bench.prototypes[classes], device=acc.device)  # seen classes only
 
     model = work.model()
-    batches = work.batches(indices, augment=c.train.augment or c.model.cached)
+    batches = work.batches(indices, augment=c.train.augment or c.model.cached, shared=True)
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
@@ -116,13 +118,13 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 for group in optimiser.param_groups:
                     group["lr"] = lr
 
-                # Each process takes its share of the batch; one image alone has no batch statistics.
-                x, labels = x[acc.process_index::acc.num_processes], labels[acc.process_index::acc.num_processes]
-                if len(x) < 2:
+                if len(labels) < 2:  # one image alone has no batch statistics
                     continue
 
+                # Each process gets its share of the images; heads and losses see the features of all of them.
                 with acc.autocast():
-                    embedded = forward(model, x)
+                    features = {"cls": x} if c.model.cached else batch_features(model.features(x), len(labels), acc)
+                    embedded = model.heads(features)
                 embedded = {s: e.float() for s, e in embedded.items()}
                 prototypes = model.heads.prototypes(attributes)
                 targets = position[labels.to(acc.device)]
@@ -132,9 +134,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 acc.backward(parts["total"] / c.train.accumulate)
                 if (batch + 1) % c.train.accumulate == 0 or batch + 1 == len(batches):
                     used = [p for p in model.trainable().values() if p.grad is not None]
-                    if acc.num_processes > 1:
-                        for p in used:
-                            p.grad = acc.reduce(p.grad, reduction="mean")
+                    stopping = sum_gradients(model, used, acc, stop.is_set())
                     norm = torch.nn.utils.clip_grad_norm_(used, c.train.clip)
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
@@ -142,7 +142,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
                         folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}")
-                    if stop.is_set():
+                    if stopping:
                         save(epoch, batch + 1)
                         raise Interrupted(f"stopped after step {step}, saved; continue with\n"
                                           f"  python -m vspcn_lib resume {folder.path}")
@@ -185,7 +185,8 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
         _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation,
                          stop)
         selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
-        folder.write_json("selection.json", selected)
+        if work.accelerator.is_main_process:
+            folder.write_json("selection.json", selected)
     return selected
 
 
@@ -195,7 +196,9 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
 
     Writes the run folder `out` and returns its result record; a finished run is returned as it is.
     """
-    folder = RunFolder.create(out, config, resume)
+    state = PartialState()  # who am I among the processes of `accelerate launch`; alone without it
+    folder = RunFolder.create(out, config, resume) if state.is_main_process else RunFolder(out)
+    state.wait_for_everyone()
     done = folder.read_json("result.json")
     if done:
         return done
@@ -204,8 +207,10 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
     work.accelerator.print("kept" + describe(best))
     trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
     model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
-    folder.save_checkpoint(model.state(), work.backbone.source)
+    if state.is_main_process:
+        folder.save_checkpoint(model.state(), work.backbone.source)
     result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
               "seconds": round(time.time() - start, 1)}
-    folder.write_json("result.json", result)
+    if state.is_main_process:
+        folder.write_json("result.json", result)
     return result
