@@ -36,8 +36,8 @@ def test_two_processes_give_the_numbers_of_one(tiny_folder, tmp_path):
     ours, theirs = _steps(one), _steps(two)
     assert len(ours) == len(theirs)  # one log, of the main process
     for a, b in zip(ours, theirs, strict=True):  # losses and gradient norm of the global batch
-        assert {k: v for k, v in b.items() if k != "time"} == pytest.approx(
-            {k: v for k, v in a.items() if k != "time"}, abs=2e-4, rel=2e-3)
+        assert (a.pop("phase"), a.pop("step")) == (b.pop("phase"), b.pop("step")) and a.pop("time") <= b.pop("time")
+        assert b == pytest.approx(a, abs=1e-4, rel=1e-3)
     a, b = RunFolder(one).scores(), RunFolder(two).scores()
     np.testing.assert_array_equal(a["indices"], b["indices"])
     np.testing.assert_allclose(b["scores"], a["scores"], atol=5e-3)

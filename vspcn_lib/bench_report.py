@@ -39,7 +39,7 @@ def report(record: dict[str, Any]) -> str:
             lines.append(f"{name}: {row['images/s']} images/s")
     for name, row in parts.get("sweeps", {}).items():
         if name != "measured":
-            lines.append(f"tau sweep and AUSUC of {name}: {1e3 * row['exact s']:.0f} ms, a grid {row['ratio']} x as long")
+            lines.append(f"tau sweep and AUSUC of {name}: {1e3 * row['exact s']:.0f} ms, a grid {row['ratio']} x")
     return (table(record) if "steps" in parts else "") + "\n".join(lines)
 
 
