@@ -20,7 +20,7 @@ IMPORTS = {  # who may import whom
     "capture": {"fusion", "model"},
     "workspace": {"splits", "backbone", "baselines", "benchmarks", "birdlets", "config", "images", "memory",
                   "model", "processes", "semantics"},
-    "evaluation": {"metrics", "splits", "model", "processes", "runs", "workspace"},
+    "evaluation": {"memory", "metrics", "splits", "model", "processes", "runs", "workspace"},
     "train": {"losses", "baselines", "splits", "config", "evaluation", "model", "processes", "runs", "workspace"},
     "plain": {"fusion", "model"}, "workloads": {"losses", "backbone", "baselines", "config", "memory", "plain"},
     "growth": {"metrics", "backbone", "config", "images", "memory", "timing", "workloads"},

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config, tiny_vit
 
-from vspcn_lib import metrics
+from vspcn_lib import memory, metrics
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.train import run
 from vspcn_lib.workspace import Workspace
@@ -54,6 +54,10 @@ def test_a_mapped_matrix_is_read_in_chunks_to_the_same_numbers(tmp_path, monkeyp
     monkeypatch.setattr(metrics, "CHUNK", 10 * 7 * 4)
     assert metrics.tau_sweep(mapped, labels, unseen).equals(whole)
     assert metrics.gzsl_metrics(mapped, labels, unseen, 0.2) == at_once
+    large = memory.room((97, 7), largest=1000)
+    large[:] = scores
+    assert isinstance(large, np.memmap) and not isinstance(memory.room((97, 7)), np.memmap)
+    assert metrics.tau_sweep(large, labels, unseen).equals(whole)
     scores[[3, 90]] = np.nan
     with pytest.raises(ValueError, match="14 values that are not finite"):
         metrics.tau_sweep(scores, labels, unseen)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
+from vspcn_lib.memory import room
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.processes import gather, share
 from vspcn_lib.runs import RunFolder, environment
@@ -40,18 +41,24 @@ def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The cls score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them."""
+    """The cls score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them.
+
+    A matrix larger than a quarter of the memory lies in a mapped file, which the metrics read in chunks.
+    """
     model.eval()
     acc = work.accelerator
     rows = torch.as_tensor(work.bench.prototypes[classes], device=acc.device)
     prototypes = model.heads.prototypes(rows)
     mine = share(indices, acc)
-    batches, out = work.batches(mine, augment=False), [torch.empty(0, len(classes))]
+    batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
     for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False, disable=not acc.is_main_process):
         with acc.autocast():
             embedded = forward(model, x)
-        out.append(model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu())
-    return gather(torch.cat(out).to(acc.device), len(indices), acc).cpu().numpy()
+        out[done:done + len(x)] = model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu()
+        done += len(x)
+    if acc.num_processes == 1:
+        return out
+    return gather(torch.from_numpy(out).to(acc.device), len(indices), acc).cpu().numpy()
 
 
 def describe(row: dict[str, float]) -> str:
