@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vspcn_lib import growth, metrics
 from vspcn_lib.backbone import load_backbone
-from vspcn_lib.config import Config, ConfigError, as_dict
+from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.evaluation import score
 from vspcn_lib.images import Normalise, decode
 from vspcn_lib.memory import keep_freed_memory
@@ -128,8 +129,9 @@ def bench(config: Config, parts: tuple[str, ...], rounds: int, target: Path) -> 
             raise ConfigError(f"unknown part '{name}' of the benchmark: choose from {', '.join(PARTS)}")
     device = place()
     record = json.loads(target.read_text()) if target.exists() else {"config": as_dict(config), "parts": {}}
-    if record["config"] != as_dict(config):
+    if update(Config(), record["config"]) != config:
         raise ConfigError(f"{target} holds measurements of other settings: choose another --out")
+    record |= {"config": as_dict(config), "matplotlib": version("matplotlib")}
     keep_freed_memory()
     for name in parts:
         found = PARTS[name](config, rounds)

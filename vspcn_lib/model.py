@@ -166,7 +166,10 @@ class VSPCN(ZeroShotModel):
                         context = self.adapters[i].adapt(context, seen)
                     semantic, context = self.strong_semantic[i].fuse(semantic, context)
                 tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
-            tokens = self._through(block, tokens) if whole or i < last else self.backbone.last_block(tokens, self.layout.read)
+            if whole or i < last:
+                tokens = self._through(block, tokens)
+            else:
+                tokens = self.backbone.last_block(tokens, self.layout.read)
         return self.backbone.final_norm(tokens)
 
     def tokens(self, images: Tensor) -> Tensor:

@@ -1,4 +1,16 @@
-"""Several processes, one result: rows gathered in order, gradients summed, one voice on when to stop."""
+"""Several processes, one result: rows gathered in order, gradients summed, one voice on when to stop.
+
+What travels in a step, with ViT-B/16, 8 + 8 prompts, 312 attributes and a global batch of B over n processes:
+- gradients once: 36 million float32, 146 MB; a ring moves 2 x 146 MB a process whatever n is: 12 ms at 25 GB/s. At
+  n = 256 the latency of the ring's 510 hops, 5 us each, is 3 ms more.
+- features: 3 streams x B x 768 x 4 bytes, 9.4 MB at B = 1024. Heads and losses of the whole batch run in every process:
+  3 x B x (768 + C) x 312 x 6 = 5 GFLOP at B = 1024 and C = 150, 0.12 TFLOP at C = 20,000; the ViT takes 0.07 TFLOP for
+  one image, so this stays small as long as a process has more than a few images.
+What lies on disk and in memory: 3 x 224 x 224 bytes an image, 150 KB: 1.8 GB for CUB, 5.6 GB for AWA2, 56 GB at ten
+times AWA2 and 560 GB at a hundred times; batches map the file and hold one batch. A score matrix is n x C x 4 bytes.
+What is done by one process alone: stat of every image (microseconds each), the first decoding (threads on one node),
+metrics (a pass over the scores), and writing the run folder, which all nodes must see.
+"""
 
 from __future__ import annotations
 
