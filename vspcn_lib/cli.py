@@ -38,7 +38,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   exhibit LINEAR RUN FILE
                        keep t-SNE, training curves and attention maps as one small JSON file
   figures              redraw every figure from the committed records
-  bench                cost of a VSPCN step against the frozen ViT's
+  bench                cost of VSPCN against the frozen ViT's: time, memory, FLOPs, growth
 """
 
 
@@ -120,9 +120,11 @@ def _sweep(a: Sweep) -> None:
 
 
 def _bench(a: Bench) -> None:
-    from vspcn_lib.bench import step_ratio
+    from vspcn_lib.bench import bench
+    from vspcn_lib.bench_report import draw, report
 
-    print(step_ratio(a.config, a.rounds))
+    record = bench(a.config, a.parts, a.rounds, a.out)
+    print(report(record), draw(record, a.out.with_suffix(".png")), sep="\n")
 
 
 def _demo(a: Demo) -> None:

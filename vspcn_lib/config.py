@@ -71,6 +71,8 @@ class ModelConfig:
     """[a_a] how much of an attribute token is rewritten by the image, a block"""
     embedding: Literal["visual-to-semantic", "semantic-to-visual"] = "visual-to-semantic"
     """where image and prototype meet: in attribute space, or in the ViT's feature space"""
+    recompute: bool = False
+    """compute the ViT's blocks again in the backward pass instead of keeping their activations: for large inputs"""
     scale: float = 20.0
     """cosine scores x 20: the reference linear head's value, a softmax temperature of 0.05"""
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
+from vspcn_lib.memory import room
 from vspcn_lib.model import ZeroShotModel
+from vspcn_lib.processes import gather, share
 from vspcn_lib.runs import RunFolder, environment
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
@@ -41,23 +43,30 @@ def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
     return model(x).embedded if x.dim() == 4 else model.heads({"cls": x})
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The cls score matrix [n, len(classes)] of images `indices`, float32."""
+    """The cls score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them.
+
+    A matrix larger than a quarter of the memory lies in a mapped file, which the metrics read in chunks.
+    """
     model.eval()
-    rows = torch.as_tensor(work.bench.prototypes[classes], device=work.accelerator.device)
+    acc = work.accelerator
+    rows = torch.as_tensor(work.bench.prototypes[classes], device=acc.device)
     prototypes = model.heads.prototypes(rows)
-    batches, out = work.batches(indices, augment=False), []
-    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False):
-        with work.accelerator.autocast():
+    mine = share(indices, acc)
+    batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
+    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False, disable=not acc.is_main_process):
+        with acc.autocast():
             embedded = forward(model, x)
-        out.append(model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu())
-    scores = torch.cat(out).numpy()
-    if not np.isfinite(scores).all():
-        bad = int(indices[~np.isfinite(scores).all(1)][0])
-        raise ScoreError(f"the scores of {work.bench.image_paths[bad]} are NaN or infinite: so are the weights or the "
-                         "word vectors; train again with a lower train.lr")
-    return scores
+        out[done:done + len(x)] = model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu()
+        done += len(x)
+    if acc.num_processes > 1:
+        out = gather(torch.from_numpy(out).to(acc.device), len(indices), acc).cpu().numpy()
+    bad = next((i for i, row in enumerate(out) if not np.isfinite(row).all()), None)
+    if bad is not None:
+        raise ScoreError(f"the scores of {work.bench.image_paths[indices[bad]]} are NaN or infinite: so are the "
+                         "weights or the word vectors; train again with a lower train.lr")
+    return out
 
 
 def describe(row: dict[str, float]) -> str:

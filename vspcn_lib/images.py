@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,42 +152,66 @@ class Batches:
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int, *, size: int,
                  normalise: Normalise, device: torch.device | str, augment: bool = False, seed: int = 0,
-                 scale: tuple[float, float] = (0.6, 1.0), jitter: float = 0.2) -> None:
+                 scale: tuple[float, float] = (0.6, 1.0), jitter: float = 0.2,
+                 own: Callable[[int], np.ndarray] | None = None) -> None:
         self.pixels, self.labels, self.indices, self.batch_size = pixels, labels, indices, batch_size
         self.size, self.normalise, self.device = size, normalise, torch.device(device)
         self.augment, self.seed, self.scale, self.jitter = augment, seed, scale, jitter
+        self.own = own or np.arange
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def epoch(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Images [B,3,size,size], labels [B], indices [B] of epoch `e`, from batch `start` on."""
+        """Images [B,3,size,size], labels [B], indices [B] of epoch `e`, from batch `start` on.
+
+        Of the images only the rows `own(B)`, where several processes share a batch.
+        """
         order = self.indices
         if self.augment:
             order = np.random.default_rng([self.seed, e]).permutation(order)
-        for b in range(start, len(self)):
-            chosen = order[b * self.batch_size:(b + 1) * self.batch_size]
-            raw = torch.from_numpy(np.ascontiguousarray(self.pixels[chosen]))
+        parts = [order[b * self.batch_size:(b + 1) * self.batch_size] for b in range(start, len(self))]
+        for b, (chosen, raw) in enumerate(zip(parts, self._ahead(parts), strict=True), start):
             images = raw.to(self.device, non_blocking=True).float() / 255
             if self.augment:
-                images = self._augment(images, np.random.default_rng([self.seed, e, b]))
+                images = self._augment(images, np.random.default_rng([self.seed, e, b]), len(chosen))
             elif images.shape[-1] != self.size:
                 images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
             yield self.normalise(images), torch.as_tensor(self.labels[chosen], device=self.device), chosen
 
-    def _augment(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Random resized crop, flip, then brightness, contrast and saturation; images [B,3,H,W] in 0..1."""
-        n = len(images)
+    def _read(self, chosen: np.ndarray) -> Tensor:
+        raw = torch.from_numpy(np.ascontiguousarray(self.pixels[chosen[self.own(len(chosen))]]))
+        return raw.pin_memory() if self.device.type == "cuda" else raw
+
+    def _ahead(self, parts: list[np.ndarray]) -> Iterator[Tensor]:
+        """Raw images by part; on CUDA the next part is read and pinned while the device works on this one."""
+        if self.device.type != "cuda":
+            yield from map(self._read, parts)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self._read, parts[0]) if parts else None
+            for following in [*parts[1:], None]:
+                if waiting is not None:
+                    raw = waiting.result()
+                    waiting = pool.submit(self._read, following) if following is not None else None
+                    yield raw
+
+    def _augment(self, images: Tensor, rng: np.random.Generator, n: int) -> Tensor:
+        """Random resized crop, flip, then brightness, contrast and saturation; images [B,3,H,W] in 0..1.
+
+        They are the rows `own(n)` of a batch of `n`, and get the numbers drawn for their row.
+        """
+        own = self.own(n)
         area, ratio = rng.uniform(*self.scale, n), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), n))
         width, height = np.minimum(np.sqrt(area * ratio), 1), np.minimum(np.sqrt(area / ratio), 1)
         theta = np.zeros((n, 2, 3))
         theta[:, 0, 0], theta[:, 1, 1] = width * rng.choice([-1, 1], n), height
         theta[:, 0, 2], theta[:, 1, 2] = (1 - width) * rng.uniform(-1, 1, n), (1 - height) * rng.uniform(-1, 1, n)
-        grid = F.affine_grid(torch.as_tensor(theta, dtype=images.dtype, device=images.device),
-                             (n, 3, self.size, self.size), align_corners=False)
+        grid = F.affine_grid(torch.as_tensor(theta[own], dtype=images.dtype, device=images.device),
+                             (len(own), 3, self.size, self.size), align_corners=False)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        factors = torch.as_tensor(rng.uniform(1 - self.jitter, 1 + self.jitter, (3, n, 1, 1, 1)), dtype=images.dtype,
-                                  device=images.device)
+        factors = rng.uniform(1 - self.jitter, 1 + self.jitter, (3, n, 1, 1, 1))[:, own]
+        factors = torch.as_tensor(factors, dtype=images.dtype, device=images.device)
         images = images * factors[0]
         mean = images.mean((1, 2, 3), keepdim=True)
         images = (images - mean) * factors[1] + mean

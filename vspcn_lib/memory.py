@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import resource
 import sys
+import tempfile
 
+import numpy as np
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
@@ -23,6 +27,16 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
     return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def room(shape: tuple[int, ...], largest: int | None = None) -> np.ndarray:
+    """A float32 array to fill; above `largest` bytes (a quarter of the machine's memory) it lies in an unnamed file."""
+    if largest is None:
+        largest = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 if hasattr(os, "sysconf") else 2**32
+    if 4 * math.prod(shape) <= largest:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile() as file:  # the map keeps it; it goes with the map
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def peak_mib(device: torch.device | str = "cpu") -> float:

@@ -24,7 +24,7 @@ CHUNK = 64 * 2**20  # bytes of scores read at once: a memory-mapped matrix may b
 
 @dataclass(frozen=True)
 class _Best:
-    """All that metrics need of a score matrix, [n] each: the best seen and the best unseen class, and their scores."""
+    """All that the metrics need of a score matrix, [n] each: best seen and best unseen class, and their scores."""
 
     labels: np.ndarray
     unseen: np.ndarray

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vspcn_lib.backbone import FrozenViT, TokenLayout
 from vspcn_lib.config import ModelConfig
@@ -137,7 +138,15 @@ class VSPCN(ZeroShotModel):
                 semantic = self.weak_semantic(semantic, attributes)
             semantic = semantic.expand(len(images), -1, -1)
         tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
-        return self.backbone.blocks[:self.first_strong](tokens), attributes
+        for block in self.backbone.blocks[:self.first_strong]:
+            tokens = self._through(block, tokens)
+        return tokens, attributes
+
+    def _through(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """One block of the ViT; with `recompute` only its input is kept for the backward pass."""
+        if self.config.recompute and torch.is_grad_enabled():
+            return checkpoint(block, tokens, use_reentrant=False)
+        return block(tokens)
 
     def deep(self, tokens: Tensor, attributes: Tensor | None, whole: bool = False) -> Tensor:
         """What `shallow` returned through adapter, strong fusion and the deep blocks, normed.
@@ -157,7 +166,10 @@ class VSPCN(ZeroShotModel):
                         context = self.adapters[i].adapt(context, seen)
                     semantic, context = self.strong_semantic[i].fuse(semantic, context)
                 tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
-            tokens = block(tokens) if whole or i < last else self.backbone.last_block(tokens, self.layout.read)
+            if whole or i < last:
+                tokens = self._through(block, tokens)
+            else:
+                tokens = self.backbone.last_block(tokens, self.layout.read)
         return self.backbone.final_norm(tokens)
 
     def tokens(self, images: Tensor) -> Tensor:

@@ -106,13 +106,17 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Bench:
-    """Seconds of a VSPCN training step and of the frozen ViT's forward plus backward, measured in turn."""
+    """Measure VSPCN beside the frozen ViT: steps, memory, data, sweeps, growth; one JSON record, a table, a picture."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     preset: str = "cub100-small"
     """settings to measure"""
-    rounds: int = 5
-    """pairs measured; the median counts"""
+    rounds: int = 15
+    """times that every workload is measured, in turn; medians count"""
+    parts: tuple[str, ...] = ("steps", "memory", "data", "sweeps", "growth")
+    """parts to measure; a record keeps the parts measured before"""
+    out: Path = Path("outputs/bench.json")
+    """record; the picture gets the same name"""
 
 
 @dataclass(frozen=True)

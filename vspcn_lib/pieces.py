@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vspcn_lib.evaluation import forward
 from vspcn_lib.model import ZeroShotModel
+from vspcn_lib.processes import batch_features
 
 Objective = Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]]
 
@@ -30,14 +30,18 @@ class Pieces:
     pieces are computed first, then heads, batch statistics and loss see the whole batch once, and each piece passes
     the ViT again with the gradient that its features got. The result is the whole batch's to rounding, at the price
     of one more forward pass; so neither the heads' BatchNorm nor L_CED, which is no mean over images, notices.
-    `micro` is the largest piece that may be tried. Raises `DeviceFull` where a single image does not fit.
+    Of several processes each has its own images [n_r,...] of the batch, and heads and loss see the features of all;
+    they take no smaller pieces. `micro` is the largest piece that may be tried. Raises `DeviceFull` where a single
+    image does not fit.
     """
 
     def __init__(self, model: ZeroShotModel, accelerator: Accelerator, share: float, micro: int) -> None:
         self.model, self.accelerator, self.share, self.micro = model, accelerator, share, micro
 
     def backward(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
-        """The loss parts of images [B,3,H,W] or cached features [B,D], targets [B]; gradients are in `.grad`."""
+        """The loss parts of this process's images [n_r,3,H,W], or all cached features [B,D]; targets [B] of the whole
+        batch; gradients are in `.grad`.
+        """
         parameters = list(self.model.trainable().values())
         # What a failed attempt may have touched: gradients of the batches before, and the heads' running statistics.
         held = [p.grad for p in parameters]
@@ -51,6 +55,9 @@ class Pieces:
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
+                if self.accelerator.num_processes > 1:  # the others wait for this one's part of the whole batch
+                    raise DeviceFull("the device of one of several processes is full: choose a smaller "
+                                     "train.batch_size with a larger train.accumulate, and start again") from error
                 if self.micro == 1 or x.dim() != 4:
                     raise DeviceFull("not even one image at a time fits into the device's memory: choose a smaller "
                                      "data.size or train.batch_size, or another device") from error
@@ -67,7 +74,10 @@ class Pieces:
 
     def _whole(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
         with self.accelerator.autocast():
-            embedded = forward(self.model, x)
+            features = {"cls": x}
+            if x.dim() == 4:
+                features = batch_features(self.model.features(x), len(targets), self.accelerator)
+            embedded = self.model.heads(features)
         parts = objective(embedded, targets)
         self.accelerator.backward(parts["total"] / self.share)
         return parts

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, as_dict
+from vspcn_lib.config import Config, as_dict, update
 from vspcn_lib.records import write_record
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.train import run
 
-DECIDING = ("fusion", "model", "baselines", "losses", "metrics", "images", "semantics", "splits", "train", "evaluation")
+DECIDING = ("attend", "fusion", "model", "baselines", "losses", "metrics", "images", "semantics", "splits", "train",
+            "evaluation")
 
 # A server that has imported torch and timm once forks the processes: they start in no time, and a killed one
 # takes nothing with it. Where there is no forking, each process imports for itself.
@@ -71,7 +72,7 @@ def finished(job: Job, records: Path, any_code: bool = False) -> bool:
     if not file.exists():
         return False
     record = json.loads(file.read_text())
-    return record["key"] == job.key or (any_code and record["config"] == as_dict(job.config))
+    return record["key"] == job.key or (any_code and update(Config(), record["config"]) == job.config)
 
 
 def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,

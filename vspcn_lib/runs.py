@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises `RunError` where writing failed (torch reports a full disk as RuntimeError).
     """
-    partial = path.with_name(f"partial-{path.name}")
+    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")  # workers of one study write the same record
     try:
         yield partial
         with partial.open("rb") as file:

@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
+import sqlalchemy.exc
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
@@ -65,11 +66,12 @@ def parse_axis(text: str) -> tuple[str, Suggest, list[Any] | None]:
 
 
 def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, records: Path, trials: int,
-          work: Workspace | None = None) -> pd.DataFrame:
+          work: Workspace | None = None, heartbeat: int = 30) -> pd.DataFrame:
     """Maximise validation H over `axes` (see `parse_axis`); all lists: the whole grid, else TPE with `trials` trials.
 
     `storage` is a file, or a database URL that several machines share. The study continues where it stopped: an
-    interrupted trial is taken up again from its last step, one whose process died is given to another worker.
+    interrupted trial is taken up again from its last step, one whose process died (no sign of life for four
+    `heartbeat`s, in seconds) is given to another worker, and no worker leaves while one is still at a trial.
     Test images are never read. Writes `records/STUDY.json` after every trial and returns its trials.
     Raises `ConfigError` for a study that was begun with other settings.
     """
@@ -83,8 +85,7 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats, for years now
     try:
-        shared = RDBStorage(url, heartbeat_interval=30, grace_period=120,
-                            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback())
+        shared = _connect(url, heartbeat)
     except Exception as error:  # no such database, no driver for it, not a database at all
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(f"--storage {storage.split('@')[-1]} cannot be opened ({reason}): give a file, or the URL of "
@@ -92,14 +93,13 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
     whole = all(listed is not None for listed in grid.values())
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=base.train.seed)
-    found = optuna.create_study(storage=shared, sampler=sampler, study_name=study, direction="maximize",
-                                load_if_exists=True)
     asked = json.dumps({"config": as_dict(base), "axes": axes}, sort_keys=True)
-    begun = found.user_attrs.get("asked")
-    if begun not in (None, asked):
+    points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())] if whole else []
+    found = _open(study, shared, sampler, asked, points, heartbeat)
+    begun = found.user_attrs["asked"]
+    if begun != asked:
         raise ConfigError(f"the study '{study}' in {storage} was begun with other settings or axes: choose another "
                           "--study, or the settings it was begun with")
-    found.set_user_attr("asked", asked)
     for trial in found.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if trial.user_attrs.get("interrupted") and trial.number not in found.user_attrs.get("taken_up", []):
             found.enqueue_trial(trial.params)
@@ -110,8 +110,6 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
                 found.tell(trial.number, state=TrialState.FAIL)
                 found.enqueue_trial(trial.params)
                 found.set_user_attr("taken_up", [*found.user_attrs.get("taken_up", []), trial.number])
-    for point in itertools.product(*grid.values()) if whole else []:
-        found.enqueue_trial(dict(zip(grid, point, strict=True)), skip_if_exists=True)
     work = work or Workspace.open(base)
 
     def objective(trial: Trial) -> float:
@@ -145,13 +143,16 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
         again.update(n for t in trials_now for n in t.system_attrs.get("retry_history", []))  # Optuna's own retries
         return trials - sum(t.state != TrialState.WAITING and t.number not in again for t in trials_now)
 
+    def others() -> bool:
+        return any(t.state == TrialState.RUNNING for t in found.get_trials(deepcopy=False))
+
     with tqdm(total=left(), desc=study) as bar:
-        while left() > 0:
-            found.optimize(objective, n_trials=1, callbacks=[keep], catch=(FloatingPointError, ConfigError))
-            bar.update()
-            while left() <= 0 and found.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                # Another worker has the last points. If it dies, its heartbeat stops and they come back to us.
-                time.sleep(2)
+        while left() > 0 or others():
+            if left() > 0:
+                found.optimize(objective, n_trials=1, callbacks=[keep], catch=(FloatingPointError, ConfigError))
+                bar.update()
+            else:  # whoever is still at a trial may die with it
+                time.sleep(heartbeat / 2)
                 optuna.storages.fail_stale_trials(found)
     write_study(found, records / f"{study}.json", base, work)
     return trial_table(json.loads((records / f"{study}.json").read_text()))
@@ -169,6 +170,36 @@ def _dead(worker: str) -> bool:
     except PermissionError:
         pass
     return int(pid) == os.getpid()  # this process has only just begun: the number was given anew
+
+
+def _connect(url: str, heartbeat: int) -> RDBStorage:
+    """The storage; two workers that start together may both try to create its tables, and one of them waits."""
+    for attempt in range(20):
+        try:
+            return RDBStorage(url, heartbeat_interval=heartbeat, grace_period=4 * heartbeat,
+                              heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback())
+        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError):
+            if attempt == 19:
+                raise
+            time.sleep(0.25)
+    raise AssertionError("unreachable")
+
+
+def _open(name: str, storage: RDBStorage, sampler: optuna.samplers.BaseSampler, asked: str,
+          points: list[dict[str, Any]], heartbeat: int) -> optuna.Study:
+    """The study, with its grid enqueued by the one worker that created it: two at once would enqueue it twice."""
+    try:
+        found = optuna.create_study(storage=storage, sampler=sampler, study_name=name, direction="maximize")
+    except optuna.exceptions.DuplicatedStudyError:
+        found = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+        end = time.time() + 4 * heartbeat
+        while "asked" not in found.user_attrs and time.time() < end:
+            time.sleep(0.2)
+    if "asked" not in found.user_attrs:  # created just now, or by a worker that died before it had enqueued all
+        for point in points:
+            found.enqueue_trial(point, skip_if_exists=True)
+        found.set_user_attr("asked", asked)
+    return found
 
 
 def _fitting(work: Workspace, config: Config) -> Workspace:

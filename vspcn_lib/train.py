@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
@@ -24,6 +22,7 @@ from vspcn_lib.evaluation import describe, evaluate, guard, validate
 from vspcn_lib.files import whole_rows
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.pieces import Pieces
+from vspcn_lib.processes import sum_gradients
 from vspcn_lib.runs import RunError, RunFolder, together
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
@@ -93,7 +92,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     attributes = torch.as_tensor(bench.prototypes[classes], device=acc.device)  # seen classes only
 
     model = work.model()
-    batches = work.batches(indices, augment=c.train.augment or c.model.cached)
+    batches = work.batches(indices, augment=c.train.augment or c.model.cached, shared=True)
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
@@ -136,9 +135,9 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 for group in optimiser.param_groups:
                     group["lr"] = lr
 
-                # Each process takes its share of the batch; one image alone has no batch statistics.
-                if len(x) // acc.num_processes > 1:
-                    x, labels = x[acc.process_index::acc.num_processes], labels[acc.process_index::acc.num_processes]
+                # Each process gets its share of the images; heads and losses see the features of all of them. One
+                # image alone has no batch statistics.
+                if len(labels) > 1:
                     micro = pieces.micro
                     parts = pieces.backward(x, position[labels.to(acc.device)], objective)
                     if pieces.micro < micro:
@@ -149,8 +148,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
 
                 used = {n: p for n, p in model.trainable().items() if p.grad is not None}
                 if used and ((batch + 1) % c.train.accumulate == 0 or batch + 1 == len(batches)):
-                    if acc.num_processes > 1:
-                        _average(acc, used, model)
+                    stopping = sum_gradients(model, used.values(), acc, stop.is_set())
                     norm = losses.clip_gradients(used, c.train.clip)
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
@@ -158,10 +156,10 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
                         folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}")
-                    if stop.is_set() or time.monotonic() - saved > SAVE_SECONDS:
+                    if stopping or time.monotonic() - saved > SAVE_SECONDS:
                         save(epoch, batch + 1)
                         saved = time.monotonic()
-                    if stop.is_set():
+                    if stopping:
                         raise Interrupted(f"stopped after step {step}, saved; continue with\n"
                                           f"  python -m vspcn_lib resume {folder.path}")
             skip = 0
@@ -174,16 +172,6 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
             save(epoch + 1, 0)
             saved = time.monotonic()
     return model, history
-
-
-def _average(acc: Accelerator, used: dict[str, torch.nn.Parameter], model: ZeroShotModel) -> None:
-    """The mean over the processes of every gradient and of the heads' running statistics."""
-    with together():
-        for p in used.values():
-            p.grad = acc.reduce(p.grad, reduction="mean")
-        for b in model.heads.buffers():  # else each process would validate, and select, by its own share of the data
-            if b.is_floating_point():
-                b.copy_(acc.reduce(b, reduction="mean"))
 
 
 def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: int,
@@ -214,8 +202,6 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
         _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation,
                          stop)
         selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
-        with together():
-            selected = broadcast_object_list([selected])[0]  # one process decides for all
         if work.accelerator.is_main_process:
             folder.write_json("selection.json", selected)
     return selected

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -18,7 +19,9 @@ from vspcn_lib.benchmarks import load_benchmark
 from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.images import Batches, cache_dir, image_cache
+from vspcn_lib.memory import keep_freed_memory
 from vspcn_lib.model import ZeroShotModel
+from vspcn_lib.processes import own_rows
 from vspcn_lib.runs import together
 from vspcn_lib.semantics import attribute_vectors
 from vspcn_lib.splits import Benchmark
@@ -56,7 +59,9 @@ class Workspace:
     @classmethod
     def open(cls, config: Config, backbone: FrozenViT | None = None) -> Workspace:
         """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
-        bench = open_benchmark(config.data)
+        keep_freed_memory()
+        with PartialState().main_process_first():  # of several processes one fills a cache, the others find it
+            bench = open_benchmark(config.data)
         vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
         backbone = backbone or load_backbone(config.model.backbone, config.data.size)
         config.check_patch(backbone.patch, len(backbone.blocks))
@@ -65,7 +70,8 @@ class Workspace:
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
             for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
                 block.attn.fused_attn = False
-        pixels = image_cache(bench.image_paths, config.data.size)
+        with accelerator.main_process_first():
+            pixels = image_cache(bench.image_paths, config.data.size)
         if bench.note:
             accelerator.print(bench.note)
         tag = backbone.source
@@ -79,11 +85,15 @@ class Workspace:
         torch.manual_seed(self.config.train.seed)
         return build(self.backbone, self.word_vectors, self.config.model).to(self.accelerator.device)
 
-    def batches(self, indices: np.ndarray, augment: bool) -> Batches | FeatureBatches:
-        """Image batches; for a model without prompts, batches of frozen features computed once."""
+    def batches(self, indices: np.ndarray, augment: bool, shared: bool = False) -> Batches | FeatureBatches:
+        """Image batches; for a model without prompts, batches of frozen features computed once.
+
+        With `shared`, each of several processes gets its rows of every image batch.
+        """
         t, device = self.config.train, self.accelerator.device
         images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, size=self.config.data.size,
-                         normalise=self.backbone.normalise, device=device, augment=augment, seed=t.seed)
+                         normalise=self.backbone.normalise, device=device, augment=augment, seed=t.seed,
+                         own=partial(own_rows, acc=self.accelerator) if shared else None)
         if self.config.model.cached:
             return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, augment,
                                   device)

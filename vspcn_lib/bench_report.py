@@ -1,0 +1,73 @@
+"""A benchmark record as a table for the README and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from vspcn_lib import plots
+from vspcn_lib.workloads import FLOOR, NAMES
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown: seconds, ratio to the floor with quartiles, GFLOP, share of the matmul rate, peak memory."""
+    found, memory = record["parts"]["steps"], record["parts"].get("memory")
+    lines = ["| | training step | × ViT | inference | × ViT | GFLOP × ViT | of matmul rate | peak MiB, × ViT |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for name in NAMES:
+        train, infer = found["train"][name], found["infer"][name]
+        flops = train["GFLOP"] / found["train"][FLOOR]["GFLOP"]
+        peak = f"{memory['train'][name]['peak']:.0f}, {memory['train'][name]['ratio']:.2f}" if memory else ""
+        lines.append(f"| {name} | {train['seconds']:.3f} s | {train['ratio']:.2f} ({train['low']:.2f}–"
+                     f"{train['high']:.2f}) | {infer['seconds']:.3f} s | {infer['ratio']:.2f} ({infer['low']:.2f}–"
+                     f"{infer['high']:.2f}) | {flops:.2f} | {train['of matmul rate']:.0%} | {peak} |")
+    return "\n".join(lines) + "\n"
+
+
+def report(record: dict[str, Any]) -> str:
+    """The table and one line on each other part that was measured."""
+    parts, lines = record["parts"], []
+    if "steps" in parts:
+        for kind in ("train", "infer"):
+            fusion = parts["steps"][kind]["fusion"]
+            lines.append(f"fusion and adapter, {kind}: {fusion['share']:.0%} of the step, "
+                         f"{fusion['plain / ours']:.1f} x faster than plain")
+    for name, row in parts.get("data", {}).items():
+        if name != "measured":
+            lines.append(f"{name}: {row['images/s']} images/s")
+    for name, row in parts.get("sweeps", {}).items():
+        if name != "measured":
+            lines.append(f"tau sweep and AUSUC of {name}: {1e3 * row['exact s']:.0f} ms, a grid {row['ratio']} x")
+    return (table(record) if "steps" in parts else "") + "\n".join(lines)
+
+
+def draw(record: dict[str, Any], target: Path) -> Path:
+    """Bars of step and inference against the floor, and the cost along each axis that was measured; PNG."""
+    parts = record["parts"]
+    axes_of_growth = [a for a in ("attributes", "classes", "prompts", "size") if a in parts.get("growth", {})]
+    figure = Figure(figsize=(6 + 2.4 * len(axes_of_growth), 3.4), layout="constrained")
+    widths = [2.2] + [1.0] * len(axes_of_growth)
+    every = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+    if "steps" in parts:
+        for k, (kind, label) in enumerate((("train", "training step"), ("infer", "inference"))):
+            rows = [parts["steps"][kind][n] for n in NAMES]
+            ratios = [r["ratio"] for r in rows]
+            error = [[r["ratio"] - r["low"] for r in rows], [r["high"] - r["ratio"] for r in rows]]
+            every[0].barh([i + 0.38 * k for i in range(len(NAMES))], ratios, 0.36, xerr=error, label=label,
+                          color=plots.COLOURS[k], error_kw={"lw": 0.8})
+        every[0].set(yticks=[i + 0.19 for i in range(len(NAMES))], yticklabels=NAMES, xlabel="time, × the frozen ViT")
+        every[0].axvline(1, color="0.5", lw=0.8)
+        every[0].invert_yaxis()
+        every[0].legend(frameon=False, fontsize=8, loc="lower right")
+    for ax, axis in zip(every[1:], axes_of_growth, strict=True):
+        rows = parts["growth"][axis]
+        x = [r["value"] for r in rows]
+        ax.loglog(x, [r["seconds"] / r["batch"] for r in rows], "o-", color=plots.COLOURS[0], label="VSPCN", ms=3)
+        ax.loglog(x, [r["floor"] / r["batch"] for r in rows], "s--", color=plots.COLOURS[1], label="ViT", ms=3)
+        ax.set(xlabel=axis if axis != "size" else "image side, px")
+        ax.legend(frameon=False, fontsize=7)
+    if axes_of_growth:
+        every[1].set_ylabel("training, s an image")
+    return plots.save(figure, target)

@@ -1,0 +1,85 @@
+"""How cost grows with the work: attributes, classes, prompts, patches, images; each axis alone, the rest as set."""
+
+from __future__ import annotations
+
+import tempfile
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vspcn_lib import metrics
+from vspcn_lib.backbone import load_backbone
+from vspcn_lib.config import Config, update
+from vspcn_lib.images import Batches, Normalise
+from vspcn_lib.memory import keep_freed_memory
+from vspcn_lib.timing import in_own_process, in_turn
+from vspcn_lib.workloads import ATTRIBUTES, FLOOR, place, workload
+
+ATTRIBUTE_COUNTS = (32, 102, 312, 1000)
+CLASS_COUNTS = (100, 1000, 20000)
+PROMPT_COUNTS = (1, 4, 8, 16, 32)  # of each kind
+SIZES = (112, 224, 336, 518)
+IMAGE_COUNTS = (1000, 10000, 50000)
+
+
+def curves(config: Config, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Seconds of a VSPCN training step and of the floor's along each axis, one row a point."""
+    device, usual = place(), ATTRIBUTES.get(config.data.benchmark, 312)
+    vit = load_backbone(config.model.backbone, config.data.size).to(device)
+    half = update(config, {"train": {"batch_size": max(2, config.train.batch_size // 8)}})
+
+    def row(setting: Config, vit: torch.nn.Module, attributes: int, classes: int) -> dict[str, float]:
+        actions = {name: workload(name, setting, vit, attributes, classes).train for name in (FLOOR, "VSPCN")}
+        times = in_turn(actions, rounds, device, warm=1)
+        floor, ours = (float(np.median(times[name])) for name in actions)
+        return {"batch": setting.train.batch_size, "floor": round(floor, 4), "seconds": round(ours, 4)}
+
+    out: dict[str, list[dict[str, Any]]] = {
+        "attributes": [{"value": n, **row(config, vit, n, 100)} for n in ATTRIBUTE_COUNTS],
+        "classes": [{"value": n, **row(config, vit, usual, n)} for n in CLASS_COUNTS],
+        "prompts": [{"value": 2 * n, **row(update(config, {"model": {"visual_prompts": n, "semantic_prompts": n}}),
+                                          vit, usual, 100)} for n in PROMPT_COUNTS],
+    }
+    out["size"] = []
+    for size in SIZES:
+        size = size // vit.patch * vit.patch
+        setting = update(half, {"data": {"size": size}})
+        large = load_backbone(config.model.backbone, size).to(device)
+        out["size"].append({"value": size, "patches": large.patches, **row(setting, large, usual, 100)})
+    out["images"] = [{"value": n, **in_own_process(_pass_over, n)} for n in IMAGE_COUNTS]
+    return out
+
+
+def _anonymous_mib() -> float:
+    """Memory of this process that no file backs, MiB; pages of a mapped file belong to the system."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status has no RssAnon")
+
+
+def _pass_over(images: int, size: int = 112, classes: int = 200) -> dict[str, float]:
+    """MiB that one pass of batches over `images` mapped images adds, and metrics of their mapped score matrix."""
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        pixels = np.lib.format.open_memmap(f"{folder}/pixels.npy", "w+", np.uint8, (images, 3, size, size))
+        labels, indices = np.arange(images) % classes, np.arange(images)
+        batches = Batches(pixels, labels, indices, 64, size=size, normalise=Normalise((0.5,) * 3, (0.5,) * 3),
+                          device="cpu")
+        next(iter(batches.epoch(0)))
+        before, most = _anonymous_mib(), 0.0
+        for number, _ in enumerate(batches.epoch(0)):
+            if number % 16 == 0:
+                most = max(most, _anonymous_mib())
+        batch_mib = max(0.0, most - before)
+        scores = np.lib.format.open_memmap(f"{folder}/scores.npy", "w+", np.float32, (images, classes))
+        for start in range(0, images, 4096):
+            scores[start:start + 4096] = np.random.default_rng(start).normal(size=(len(scores[start:start + 4096]),
+                                                                                   classes))
+        tracemalloc.start()  # NumPy reports to it
+        metrics.tau_sweep(scores, labels, np.arange(classes) >= 150)
+        return {"batches MiB": round(batch_mib, 1), "metrics MiB": round(tracemalloc.get_traced_memory()[1] / 2**20, 1),
+                "scores MiB": round(scores.nbytes / 2**20, 1)}
