@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,7 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
         if trial.user_attrs.get("interrupted") and trial.number not in found.user_attrs.get("taken_up", []):
             found.enqueue_trial(trial.params)
             found.set_user_attr("taken_up", [*found.user_attrs.get("taken_up", []), trial.number])
-    for trial in found.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _dead(trial.user_attrs.get("worker", "")):  # killed: its point is taken up again from its last state
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                found.tell(trial.number, state=TrialState.FAIL)
-                found.enqueue_trial(trial.params)
-                found.set_user_attr("taken_up", [*found.user_attrs.get("taken_up", []), trial.number])
+    _take_up_dead(found, heartbeat)
     work = work or Workspace.open(base)
 
     def objective(trial: Trial) -> float:
@@ -152,16 +148,29 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
                 found.optimize(objective, n_trials=1, callbacks=[keep], catch=(FloatingPointError, ConfigError))
                 bar.update()
             else:  # whoever is still at a trial may die with it
-                time.sleep(heartbeat / 2)
+                time.sleep(min(2.0, heartbeat / 2))
+                _take_up_dead(found, heartbeat)
                 optuna.storages.fail_stale_trials(found)
     write_study(found, records / f"{study}.json", base, work)
     return trial_table(json.loads((records / f"{study}.json").read_text()))
 
 
-def _dead(worker: str) -> bool:
-    """Whether `worker` ("node pid") was a process of this machine that no longer lives."""
-    node, _, pid = worker.rpartition(" ")
-    if node != platform.node() or not pid.isdigit():
+def _take_up_dead(study: optuna.Study, heartbeat: int) -> None:
+    """Have the points of killed workers of this machine run again at once; others' heartbeats tell after a while."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if _dead(trial, heartbeat):  # its point is taken up again from its last state
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                study.tell(trial.number, state=TrialState.FAIL)
+                study.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params))  # killed before it drew them?
+                study.set_user_attr("taken_up", [*study.user_attrs.get("taken_up", []), trial.number])
+
+
+def _dead(trial: optuna.trial.FrozenTrial, heartbeat: int) -> bool:
+    """Whether the worker of a running trial was a process of this machine that no longer lives."""
+    if "worker" not in trial.user_attrs:  # signed first of all: killed before it could, or it is about to
+        return (datetime.now() - trial.datetime_start).total_seconds() > heartbeat
+    node, _, pid = trial.user_attrs["worker"].rpartition(" ")
+    if node != platform.node():
         return False
     try:
         os.kill(int(pid), 0)
@@ -169,7 +178,7 @@ def _dead(worker: str) -> bool:
         return True
     except PermissionError:
         pass
-    return int(pid) == os.getpid()  # this process has only just begun: the number was given anew
+    return int(pid) == os.getpid()  # this process is at no trial now: the number was given anew
 
 
 def _connect(url: str, heartbeat: int) -> RDBStorage:
