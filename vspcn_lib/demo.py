@@ -72,6 +72,6 @@ def draw_attention(run_folder: Path, target: Path, birds: int = 4) -> Path:
     maps = {s: m.numpy() for s, m in prompt_attention(model, images).items()}
     figure, axes = plt.subplots(birds, 1 + len(maps), figsize=(1.9 * (1 + len(maps)), 1.9 * birds), squeeze=False,
                                 layout="constrained")
-    titles = [work.bench.class_names[c].replace("_", " ") for c in work.bench.labels[chosen]]
+    titles = [plots.plain_name(work.bench.class_names[c]) for c in work.bench.labels[chosen]]
     plots.attention_grid(work.pixels[chosen].transpose(0, 2, 3, 1) / 255.0, maps, titles, axes)
     return plots.save(figure, target)
