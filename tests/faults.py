@@ -521,8 +521,8 @@ def processors(root: Path, folder: Path, reference: Path) -> dict[str, float]:
         out = root / f"as-{name.replace(' ', '-')}"
         code = (f"import torch, faults; from pathlib import Path; torch.set_num_threads({threads}); "
                 f"faults._train(Path({str(folder)!r}), Path({str(out)!r}))")
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env={**os.environ, **changes}, check=True,
-                       capture_output=True)
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env={**os.environ, **changes},
+                       check=True, capture_output=True)
         difference = RunFolder(out).scores()["scores"] - RunFolder(reference).scores()["scores"]
         differences[name] = float(np.abs(difference).max())
     return differences

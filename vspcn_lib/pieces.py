@@ -30,7 +30,8 @@ class Pieces:
     pieces are computed first, then heads, batch statistics and loss see the whole batch once, and each piece passes
     the ViT again with the gradient that its features got. The result is the whole batch's to rounding, at the price
     of one more forward pass; so neither the heads' BatchNorm nor L_CED, which is no mean over images, notices.
-    `micro` is the largest piece that may be tried. Raises `DeviceFull` where a single image does not fit.
+    `micro` is the largest piece that may be tried. Raises `DeviceFull` where a single image does not fit, and where
+    several processes train one run.
     """
 
     def __init__(self, model: ZeroShotModel, accelerator: Accelerator, share: float, micro: int) -> None:
@@ -51,6 +52,9 @@ class Pieces:
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
+                if self.accelerator.num_processes > 1:  # the others do not know, and would wait
+                    raise DeviceFull("out of device memory in one of several processes: start all of them again with "
+                                     "a smaller train.batch_size and train.accumulate as much larger") from error
                 if self.micro == 1 or x.dim() != 4:
                     raise DeviceFull("not even one image at a time fits into the device's memory: choose a smaller "
                                      "data.size or train.batch_size, or another device") from error
