@@ -1,4 +1,4 @@
-.PHONY: demo test lab figures notebooks notebooks-test lint clean
+.PHONY: demo test lab figures notebooks notebooks-test lint audit trust clean
 PY := .venv/bin/python
 PYTHON ?= python3
 NBVAL := $(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval.cfg
@@ -24,6 +24,17 @@ notebooks: .venv/ready
 
 lint: .venv/ready
 	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py
+
+# Known vulnerabilities of the pinned packages; says so where their data cannot be reached.
+audit: .venv/ready
+	$(PY) -m ruff check --select S vspcn_lib notebooks/rerun.py
+	$(PY) tests/audit.py
+
+# The campaigns of tests/README.md in full, about a quarter of an hour; their short form is part of `make test`.
+trust: .venv/ready
+	$(PY) tests/faults.py --out records/trust/faults.json
+	$(PY) tests/corpus.py --out records/trust/inputs.json
+	$(PY) tests/load.py --out records/trust/load.json
 
 figures: .venv/ready
 	$(PY) -m vspcn_lib figures

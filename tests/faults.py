@@ -376,6 +376,8 @@ def campaign(root: Path, kills: int, seed: int = 0, steps: int = 12) -> dict[str
     found["faults"] |= read_only(killer, folder)
     found["faults"] |= poisons(killer, folder, reference)
     found["faults"] |= two_processes(killer, folder, tries=2 if kills < 50 else 5)
+    if kills >= 50:
+        found["determinism"]["as on other processors, largest score difference"] = processors(root, folder, reference)
     parts = [*found["kills"].values(), found["faults"]["dying worker"]]
     found["total"] = {name: sum(part[name] for part in parts) for name in ("kills", "not the same")}
     return found
@@ -507,6 +509,23 @@ def two_processes(killer: Killer, folder: Path, tries: int) -> dict[str, Any]:
         bad += bool(same_run(reference, out))
     return {"dying worker": {"kills": killer.kills - before, "runs": tries, "the other said so": own,
                              "the other hung": hung, "not the same": bad}}
+
+
+def processors(root: Path, folder: Path, reference: Path) -> dict[str, float]:
+    """The same run with the instructions of lesser processors, and with two threads; scores span about +-20."""
+    differences = {}
+    for name, instructions, threads in (("no vector instructions", "default", 1), ("AVX2", "avx2", 1),
+                                        ("AVX-512", "avx512", 1), ("two threads", "", 2)):
+        isa = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}.get(instructions, "")
+        changes = {"ATEN_CPU_CAPABILITY": instructions, "ONEDNN_MAX_CPU_ISA": isa} if instructions else {}
+        out = root / f"as-{name.replace(' ', '-')}"
+        code = (f"import torch, faults; from pathlib import Path; torch.set_num_threads({threads}); "
+                f"faults._train(Path({str(folder)!r}), Path({str(out)!r}))")
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env={**os.environ, **changes},
+                       check=True, capture_output=True)
+        difference = RunFolder(out).scores()["scores"] - RunFolder(reference).scores()["scores"]
+        differences[name] = float(np.abs(difference).max())
+    return differences
 
 
 def main() -> None:

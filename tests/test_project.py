@@ -35,7 +35,7 @@ IMPORTS = {  # who may import whom
     "runner": {"config", "records", "runs", "train"}, "ablation": {"config", "records", "runner", "tables"},
     "records": {"metrics", "config", "runs"}, "curves": {"files", "plots"},
     "embeddings": {"demo", "evaluation", "runs", "workspace"},
-    "exhibits": {"curves", "demo", "embeddings", "gallery", "records", "runs"},
+    "exhibits": {"curves", "demo", "embeddings", "plots", "records", "runs"},
     "figures": {"birdlets", "config", "curves", "gallery", "images", "metrics", "plots", "records", "tables",
                 "workspace"},
     "probe": {"config", "model"}, "controls": {"config", "plots", "probe", "runs"}, "gallery": {"plots", "splits"},

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # ---- campaigns ---
 def test_faults_in_short(tmp_path):
-    found = faults.campaign(tmp_path, kills=8, steps=4)
+    found = faults.campaign(tmp_path, kills=4, steps=3)
     assert found["total"]["kills"] >= 12 and found["total"]["not the same"] == 0, found
     assert found["determinism"]["two runs differ in"] == []
     for part in found["faults"].values():
@@ -95,10 +95,9 @@ def test_training_draws_nothing_outside_of_seed_epoch_and_batch(work, tmp_path):
     folder = RunFolder.create(tmp_path / "r", work.config, False)
     fit(work, folder, "final", work.bench.trainval, 1)
     torch.manual_seed(work.config.train.seed)
-    work.model()  # reseeds, and draws the start
+    model = work.model()  # reseeds, and draws the start
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
-    made = work.model()
-    real, work.__class__.model = work.__class__.model, lambda self: made
+    real, work.__class__.model = work.__class__.model, lambda self: model
     try:
         before = torch.get_rng_state()
         fit(work, RunFolder.create(tmp_path / "s", work.config, False), "final", work.bench.trainval, 2)
@@ -286,7 +285,7 @@ def test_another_archive_than_the_published_one_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
         file.writestr("set/a.mat", b"spoilt")
     archive = archives.Archive("https://example.org/set.zip", "set", holds=(("set/a.mat", "0" * 64),))
-    with pytest.raises(archives.ArchiveError, match=r"checksum mismatch for set/a.mat"):
+    with pytest.raises(archives.ArchiveError, match=r"checksum mismatch for set/a\.mat"):
         archives.fetch("x", tmp_path, (archive,))
     assert not (tmp_path / "set").exists()
 
@@ -295,13 +294,13 @@ def test_nothing_loads_a_pickle():
     """Every loader that could is told not to; gensim's own format and its downloaded programs are never used."""
     for path in (ROOT / "vspcn_lib").glob("*.py"):
         text = path.read_text()
-        assert not re.search(r"\b(import pickle|joblib|KeyedVectors\.load\(|allow_pickle=True|weights_only=False)",
-                             text), path.name
+        for word in ("import pickle", "joblib", "KeyedVectors.load(", "allow_pickle=True", "weights_only=False"):
+            assert word not in text, f"{path.name}: {word}"
         for call in re.findall(r"torch\.load\([^\n]*", text):
             assert "weights_only=True" in call, path.name
         for call in re.findall(r"np\.load\([^\n]*", text):
             assert "allow_pickle=False" in call or "mmap_mode" in call, path.name
-        assert not re.search(r"\b(eval|exec)\(", text), path.name
+        assert not re.search(r"(?<![.\w])(eval|exec)\(", text), path.name
 
 
 def test_names_cannot_inject_into_tables_panels_or_terminals(tiny_folder, tmp_path):

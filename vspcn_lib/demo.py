@@ -74,5 +74,5 @@ def draw_attention(run_folder: Path, target: Path) -> Path:
     """The picture of `unseen_attention` of a finished run."""
     work, model = load_trained(RunFolder(run_folder))
     chosen, maps = unseen_attention(work, model)
-    titles = [gallery.plain_name(work.bench.class_names[c]) for c in work.bench.labels[chosen]]
+    titles = [plots.plain_name(work.bench.class_names[c]) for c in work.bench.labels[chosen]]
     return plots.save(gallery.attention_figure(work.pixels[chosen].transpose(0, 2, 3, 1) / 255.0, maps, titles), target)

@@ -12,13 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
-from vspcn_lib.plots import COLOURS, attention_grid
+from vspcn_lib.plots import COLOURS, attention_grid, plain_name
 from vspcn_lib.splits import Benchmark
-
-
-def plain_name(name: str) -> str:
-    """An attribute or class name as words: `has_wing_color::red` -> wing color: red."""
-    return name.removeprefix("has_").replace("::", ": ").replace("_", " ")
 
 
 def species_gallery(bench: Benchmark, columns: int = 10, side: int = 96) -> Figure:

@@ -105,7 +105,7 @@ class Attention:
 
     def __init__(self, work: Workspace, model: VSPCN, indices: np.ndarray) -> None:
         self.work, self.model, self.indices = work, model, indices
-        self.words = [n.removeprefix("has_").replace("::", ": ").replace("_", " ") for n in work.bench.attribute_names]
+        self.words = [plots.plain_name(n) for n in work.bench.attribute_names]
         self.seen_before: dict[int, dict[str, torch.Tensor]] = {}
 
     def maps(self, image: int) -> dict[str, torch.Tensor]:
@@ -139,7 +139,7 @@ class Attention:
         figure = Figure(figsize=(9.0, 3.1), layout="constrained")
         axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
         plots.overlay(axes[0], axes[1], pixels, result["map"])
-        name = self.work.bench.class_names[self.work.bench.labels[self.indices[state.image]]].replace("_", " ")
+        name = plots.plain_name(self.work.bench.class_names[self.work.bench.labels[self.indices[state.image]]])
         axes[0].set_title(name, fontsize=9)
         axes[1].set_title(f"{state.stream}, block {state.block}", fontsize=9)
         if result["words"]:

@@ -40,7 +40,7 @@ class StrongFusion:
         with torch.no_grad(), attention_maps(model) as found:
             model(x)
         self.maps = dict(found)
-        self.words = [n.removeprefix("has_").replace("::", ": ").replace("_", " ") for n in work.bench.attribute_names]
+        self.words = [plots.plain_name(n) for n in work.bench.attribute_names]
 
     def compute(self, state: Mix, stop: Event | None = None) -> dict[str, dict[str, np.ndarray]]:
         """{"visual": {"attention", "bias", "mix"} over patches, "semantic": the same over attributes}."""
@@ -127,7 +127,7 @@ class Layouts:
             ax.plot(*xy[state.image], "o", mfc="none", mec="red", ms=13, mew=2)
         axes[-1].imshow(self.work.pixels[self.indices[state.image]].transpose(1, 2, 0))
         kind = "unseen" if self.unseen[state.image] else "seen"
-        name = self.work.bench.class_names[self.labels[state.image]].replace("_", " ")
+        name = plots.plain_name(self.work.bench.class_names[self.labels[state.image]])
         axes[-1].set(xticks=[], yticks=[])
         axes[-1].set_title(f"{name}\n({kind})", fontsize=9)
         return figure

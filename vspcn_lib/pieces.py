@@ -55,9 +55,9 @@ class Pieces:
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                if self.accelerator.num_processes > 1:  # the others wait for this one's part of the whole batch
-                    raise DeviceFull("the device of one of several processes is full: choose a smaller "
-                                     "train.batch_size with a larger train.accumulate, and start again") from error
+                if self.accelerator.num_processes > 1:  # the others do not know, and would wait
+                    raise DeviceFull("out of device memory in one of several processes: start all of them again with "
+                                     "a smaller train.batch_size and train.accumulate as much larger") from error
                 if self.micro == 1 or x.dim() != 4:
                     raise DeviceFull("not even one image at a time fits into the device's memory: choose a smaller "
                                      "data.size or train.batch_size, or another device") from error

@@ -22,6 +22,11 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito, safe for colour-blind eyes
 
 
+def plain_name(name: str) -> str:
+    """An attribute or class name as words for a figure: `has_wing_color::red` -> wing color: red; `$` is no formula."""
+    return name.removeprefix("has_").replace("::", ": ").replace("_", " ").replace("$", r"\$")
+
+
 def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float], ax: Axes | None = None) -> Axes:
     """U against S over all tau, one line a `tau_sweep`; a dot at the `chosen` tau, a star at the oracle's.
 
