@@ -18,8 +18,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
+
+
+def state() -> PartialState:
+    """Who this process is among those of `accelerate launch`, or alone; without a GPU they talk through gloo."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def share(indices: np.ndarray, acc: Accelerator) -> np.ndarray:

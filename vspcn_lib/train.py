@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
@@ -21,7 +20,7 @@ from vspcn_lib.baselines import ESZSL_GRID
 from vspcn_lib.config import Config
 from vspcn_lib.evaluation import describe, evaluate, guard, validate
 from vspcn_lib.model import ZeroShotModel
-from vspcn_lib.processes import batch_features, sum_gradients
+from vspcn_lib.processes import batch_features, state, sum_gradients
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
@@ -93,11 +92,11 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
-    state = folder.load_state()
-    if state and state["phase"] == phase:
-        model.load_state_dict(state["model"], strict=False)
-        optimiser.load_state_dict(state["optimiser"])
-        history, first, skip = state["history"], state["epoch"], state["batch"]
+    saved = folder.load_state()
+    if saved and saved["phase"] == phase:
+        model.load_state_dict(saved["model"], strict=False)
+        optimiser.load_state_dict(saved["optimiser"])
+        history, first, skip = saved["history"], saved["epoch"], saved["batch"]
 
     def save(epoch: int, batch: int) -> None:
         if acc.is_main_process:
@@ -196,9 +195,9 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
 
     Writes the run folder `out` and returns its result record; a finished run is returned as it is.
     """
-    state = PartialState()  # who am I among the processes of `accelerate launch`; alone without it
-    folder = RunFolder.create(out, config, resume) if state.is_main_process else RunFolder(out)
-    state.wait_for_everyone()
+    me = state()
+    folder = RunFolder.create(out, config, resume) if me.is_main_process else RunFolder(out)
+    me.wait_for_everyone()
     done = folder.read_json("result.json")
     if done:
         return done
@@ -207,10 +206,10 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
     work.accelerator.print("kept" + describe(best))
     trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
     model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
-    if state.is_main_process:
+    if me.is_main_process:
         folder.save_checkpoint(model.state(), work.backbone.source)
     result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
               "seconds": round(time.time() - start, 1)}
-    if state.is_main_process:
+    if me.is_main_process:
         folder.write_json("result.json", result)
     return result
