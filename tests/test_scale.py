@@ -29,10 +29,12 @@ def test_two_processes_give_the_numbers_of_one(tiny_folder, tmp_path):
     config, one, two = tiny_config(str(tiny_folder)), tmp_path / "one", tmp_path / "two"
     whole = run(config, one, work=Workspace.open(config, tiny_vit()))
     launched = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(HERE / "tiny_run.py"),
-         str(tiny_folder), str(two)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+         str(HERE / "tiny_run.py"), str(tiny_folder), str(two)],
+        env={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=120)
     assert launched.returncode == 0, launched.stderr[-3000:]
+    assert all(f"process {i} of 2 done" in launched.stdout for i in (0, 1))
     ours, theirs = _steps(one), _steps(two)
     assert len(ours) == len(theirs)  # one log, of the main process
     for a, b in zip(ours, theirs, strict=True):  # losses and gradient norm of the global batch

@@ -28,4 +28,6 @@ if __name__ == "__main__":
     from pathlib import Path
 
     config = tiny_config(sys.argv[1])
-    run(config, Path(sys.argv[2]), work=Workspace.open(config, tiny_vit()))
+    work = Workspace.open(config, tiny_vit())
+    run(config, Path(sys.argv[2]), work=work)
+    print(f"process {work.accelerator.process_index} of {work.accelerator.num_processes} done", flush=True)

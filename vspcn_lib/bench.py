@@ -135,8 +135,10 @@ def bench(config: Config, parts: tuple[str, ...], rounds: int, target: Path) -> 
     keep_freed_memory()
     for name in parts:
         found = PARTS[name](config, rounds)
-        record["parts"][name] = {**found, "measured": {"device": device.type, "threads": torch.get_num_threads(),
-                                                       "rounds": rounds, **environment()}}
+        measured = {"device": device.type, "threads": torch.get_num_threads(), "rounds": rounds, **environment()}
+        if hasattr(os, "getloadavg"):  # above the number of cores, others worked here too: ratios hold, seconds do not
+            measured["load"] = round(os.getloadavg()[1], 1)
+        record["parts"][name] = {**found, "measured": measured}
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as partial:
             partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -146,7 +146,10 @@ class SemanticAdapter(_Projections):
     def _keys(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B,N,D] that meet centred and scaled attributes, and what the norm's and the query's bias add [B,N]."""
         root, norm = math.sqrt(self.dim), self.norm_query
-        keys = seen @ ((self.key.weight.T @ self.query.weight) * (norm.weight / root))
+        if seen.shape[:-1].numel() < self.dim:  # a few images: cheaper than the product of the two matrices
+            keys = self.key(seen) @ (self.query.weight * (norm.weight / root))
+        else:
+            keys = seen @ ((self.key.weight.T @ self.query.weight) * (norm.weight / root))
         return keys, seen @ (self.key.weight.T @ (self.query(norm.bias) / root))
 
 

@@ -20,8 +20,8 @@ from vspcn_lib.workloads import ATTRIBUTES, FLOOR, place, workload
 
 ATTRIBUTE_COUNTS = (32, 102, 312, 1000)
 CLASS_COUNTS = (100, 1000, 20000)
-PROMPT_COUNTS = (1, 4, 8, 16, 32)  # of each kind
-SIZES = (112, 224, 336, 518)
+PROMPT_COUNTS = (1, 8, 32)  # of each kind
+SIZES = (112, 224, 518)
 IMAGE_COUNTS = (1000, 10000, 50000)
 
 

@@ -18,10 +18,16 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from vspcn_lib.runs import together
+
+
+def state() -> PartialState:
+    """Who this process is among those of `accelerate launch`, or alone; without a GPU they talk through gloo."""
+    with together():
+        return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def share(indices: np.ndarray, acc: Accelerator) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -21,7 +21,7 @@ from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.images import Batches, cache_dir, image_cache
 from vspcn_lib.memory import keep_freed_memory
 from vspcn_lib.model import ZeroShotModel
-from vspcn_lib.processes import own_rows
+from vspcn_lib.processes import own_rows, state
 from vspcn_lib.runs import together
 from vspcn_lib.semantics import attribute_vectors
 from vspcn_lib.splits import Benchmark
@@ -60,7 +60,7 @@ class Workspace:
     def open(cls, config: Config, backbone: FrozenViT | None = None) -> Workspace:
         """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
         keep_freed_memory()
-        with PartialState().main_process_first():  # of several processes one fills a cache, the others find it
+        with state().main_process_first():  # of several processes one fills a cache, the others find it
             bench = open_benchmark(config.data)
         vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
         backbone = backbone or load_backbone(config.model.backbone, config.data.size)
