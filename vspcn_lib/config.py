@@ -118,6 +118,9 @@ class TrainConfig:
 
     epochs: int = 6
     """upper bound; the epoch kept is the best on validation classes"""
+    head_epochs: int = 0
+    """epochs of the heads alone, on the features of the model's start, before everything trains (0: the paper, heads
+    start at random with the rest); a short budget gains by it, see the cub presets"""
     batch_size: int = 32
     lr: float = 1e-3
     """peak of a one-cycle schedule (paper: Adam, 1e-3)"""
@@ -137,6 +140,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_range("train.epochs", self.epochs, 1, 10000)
+        check_range("train.head_epochs", self.head_epochs, 0, 10000)
         check_range("train.batch_size", self.batch_size, 2, 65536)
         check_range("train.lr", self.lr, 1e-8, 10.0)
         check_range("train.weight_decay", self.weight_decay, 0.0, 10.0)
@@ -169,10 +173,15 @@ _LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
            "loss": {"lambda_ced": 0.0, "lambda_skd": 0.0, "gamma": 0.0},
            "train": {"epochs": 30, "batch_size": 64, "weight_decay": 0.0, "augment": False}}
 
+# Few steps are left once the heads have found their way: the heads first, as long as the linear head's own training,
+# and batches of 16 for twice the steps an image.
+_SHORT = {"head_epochs": 30, "batch_size": 16}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "train": {"epochs": 6}},
-    "cub100": {"data": {"benchmark": "cub100", "size": 224}},
-    "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}},
+    "cub100": {"data": {"benchmark": "cub100", "size": 224}, "train": _SHORT},
+    "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25},
+                     "train": {**_SHORT, "precision": "bf16"}},
     "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB,
             "train": {"epochs": 20}},
     "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, "model": _HUB,

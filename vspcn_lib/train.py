@@ -6,13 +6,14 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
@@ -22,7 +23,7 @@ from vspcn_lib.evaluation import describe, evaluate, forward, guard, validate
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.splits import Benchmark
-from vspcn_lib.workspace import Workspace
+from vspcn_lib.workspace import FeatureBatches, Workspace
 
 
 class Interrupted(RuntimeError):
@@ -91,11 +92,20 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
+
+    def loss_parts(embedded: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        embedded = {s: e.float() for s, e in embedded.items()}
+        prototypes, targets = model.heads.prototypes(attributes), position[labels.to(acc.device)]
+        return losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets],
+                            c.model.scale, c.loss)
+
     state = folder.load_state()
     if state and state["phase"] == phase:
         model.load_state_dict(state["model"], strict=False)
         optimiser.load_state_dict(state["optimiser"])
         history, first, skip = state["history"], state["epoch"], state["batch"]
+    elif c.train.head_epochs and not c.model.cached:
+        start_heads(work, model, indices, loss_parts)
 
     def save(epoch: int, batch: int) -> None:
         if acc.is_main_process:
@@ -123,12 +133,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
 
                 with acc.autocast():
                     embedded = forward(model, x)
-                embedded = {s: e.float() for s, e in embedded.items()}
-                prototypes = model.heads.prototypes(attributes)
-                targets = position[labels.to(acc.device)]
-                parts = losses.total(model.heads.scores(embedded, prototypes), embedded, targets,
-                                     prototypes[targets], c.model.scale, c.loss)
-
+                parts = loss_parts(embedded, labels)
                 acc.backward(parts["total"] / c.train.accumulate)
                 if (batch + 1) % c.train.accumulate == 0 or batch + 1 == len(batches):
                     used = [p for p in model.trainable().values() if p.grad is not None]
@@ -155,6 +160,33 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                     acc.print(describe(history[-1]))
             save(epoch + 1, 0)
     return model, history
+
+
+def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray,
+                loss_parts: Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]]) -> None:
+    """Train the heads alone for `head_epochs`, on the features [n,D] by stream that the model gives at its start.
+
+    Linear probing before fine-tuning (Kumar et al., ICLR 2022): random heads would push their noise into prompts
+    and fusion for the first epochs. Each image passes the ViT once, so this costs a third of an epoch.
+    """
+    c, found = work.config, []
+    model.eval()
+    with torch.no_grad(), work.accelerator.autocast():
+        plain = work.batches(indices, augment=False)
+        for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False):
+            features = model.features(x)
+            found.append(torch.stack(list(features.values()), 1).float())
+    model.train()
+    # As the linear head on frozen features: batches of 64, no weight decay.
+    optimiser = torch.optim.Adam(model.heads.parameters(), lr=c.train.lr)
+    batches = FeatureBatches(torch.cat(found), work.bench.labels, indices, 64, c.train.seed, shuffle=True)
+    for epoch in range(c.train.head_epochs):
+        for x, labels, _ in batches.epoch(epoch):
+            if len(x) > 1:  # one image alone has no batch statistics
+                optimiser.zero_grad(set_to_none=True)
+                loss_parts(model.heads(dict(zip(features, x.unbind(1), strict=True))), labels)["total"].backward()
+                optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
 
 
 def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: int,
