@@ -176,12 +176,15 @@ _LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
 # Few steps are left once the heads have found their way: the heads first, as long as the linear head's own training,
 # and batches of 16 for twice the steps an image.
 _SHORT = {"head_epochs": 30, "batch_size": 16}
+# With eps = 1 the KL below the errors pays more than being right: on validation classes the visual stream fell to
+# H 7, with these two it reached 39 and cls lost nothing. Their ratio keeps L_CED's pull on the errors about 0.3.
+_RIGHT_FIRST = {"eps": 10.0, "lambda_ced": 3.0}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "train": {"epochs": 6}},
-    "cub100": {"data": {"benchmark": "cub100", "size": 224}, "train": _SHORT},
+    "cub100": {"data": {"benchmark": "cub100", "size": 224}, "loss": _RIGHT_FIRST, "train": _SHORT},
     "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25},
-                     "train": {**_SHORT, "precision": "bf16"}},
+                     "loss": _RIGHT_FIRST, "train": {**_SHORT, "precision": "bf16"}},
     "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB,
             "train": {"epochs": 20}},
     "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, "model": _HUB,
