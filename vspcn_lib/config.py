@@ -177,7 +177,8 @@ _LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
 # and batches of 16 for twice the steps an image.
 _SHORT = {"head_epochs": 30, "batch_size": 16}
 # With eps = 1 the KL below the errors pays more than being right: on validation classes the visual stream fell to
-# H 7, with these two it reached 39 and cls lost nothing. Their ratio keeps L_CED's pull on the errors about 0.3.
+# H 7, with these two it reached 39, cls stayed (51.3, 51.6; 15 images a class, 3 epochs, one seed). Their ratio
+# keeps L_CED's pull on the errors about 0.3.
 _RIGHT_FIRST = {"eps": 10.0, "lambda_ced": 3.0}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
