@@ -121,6 +121,8 @@ class TrainConfig:
     head_epochs: int = 0
     """epochs of the heads alone, on the features of the model's start, before everything trains (0: the paper, heads
     start at random with the rest); a short budget gains by it, see the cub presets"""
+    head_lr: float = 1e-3
+    """constant, for `head_epochs` alone; not `lr`, which rows that fine-tune the ViT must lower"""
     batch_size: int = 32
     lr: float = 1e-3
     """peak of a one-cycle schedule (paper: Adam, 1e-3)"""
@@ -143,6 +145,7 @@ class TrainConfig:
         check_range("train.head_epochs", self.head_epochs, 0, 10000)
         check_range("train.batch_size", self.batch_size, 2, 65536)
         check_range("train.lr", self.lr, 1e-8, 10.0)
+        check_range("train.head_lr", self.head_lr, 1e-8, 10.0)
         check_range("train.weight_decay", self.weight_decay, 0.0, 10.0)
         check_range("train.clip", self.clip, 1e-6, 1e6)
         check_range("train.accumulate", self.accumulate, 1, 1024)

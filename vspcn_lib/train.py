@@ -178,7 +178,7 @@ def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray,
             found.append(torch.stack(list(features.values()), 1).float())
     model.train()
     # As the linear head on frozen features: batches of 64, no weight decay.
-    optimiser = torch.optim.Adam(model.heads.parameters(), lr=c.train.lr)
+    optimiser = torch.optim.Adam(model.heads.parameters(), lr=c.train.head_lr)
     batches = FeatureBatches(torch.cat(found), work.bench.labels, indices, 64, c.train.seed, shuffle=True)
     for epoch in range(c.train.head_epochs):
         for x, labels, _ in batches.epoch(epoch):
