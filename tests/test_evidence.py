@@ -115,6 +115,8 @@ def test_every_row_runs_on_birdlets(tmp_path, capsys):
                  "--records", str(tmp_path / "records")]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ROWS) and len(list((tmp_path / "records").glob("*.json"))) == len(ROWS)
+    note = (tmp_path / "records" / "table.md").read_text().splitlines()[-1]
+    assert all(word in note for word in ("birdlets, 42 px, packaged:vit-s14", "ViT-B/16", "no result"))
     assert main(["ablate", "--preset", "birdlets", "--seeds", "1", "--fast", "--out", str(tmp_path / "runs"),
                  "--records", str(tmp_path / "records")]) == 0
     assert "17 of them finished before" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vspcn_lib import metrics, train
+from vspcn_lib import losses, metrics, train
 from vspcn_lib.config import Config, ConfigError, preset, update
 from vspcn_lib.evaluation import LeakError, guard
 from vspcn_lib.runs import RunError, RunFolder
@@ -54,7 +54,9 @@ def test_the_linear_head_sees_the_same_features_as_the_vit(tiny_folder, tiny_vit
     assert run(config, tmp_path / "linear", work=work)["parameters"]["trainable"] == 32 * 6 + 6
 
 
-def test_an_interrupted_run_resumes_to_the_very_same_numbers(config, tiny_vit, tmp_path, monkeypatch):
+@pytest.mark.parametrize("head_epochs", [0, 2])
+def test_an_interrupted_run_resumes_to_the_very_same_numbers(config, tiny_vit, tmp_path, monkeypatch, head_epochs):
+    config = update(config, {"train": {"head_epochs": head_epochs}})
     whole = run(config, tmp_path / "whole", work=Workspace.open(config, tiny_vit))
     calls, log = [], RunFolder.log
 
@@ -72,6 +74,24 @@ def test_an_interrupted_run_resumes_to_the_very_same_numbers(config, tiny_vit, t
     assert again["H"] == whole["H"] and again["tau"] == whole["tau"]
     a, b = (RunFolder(tmp_path / name).scores()["scores"] for name in ("whole", "cut"))
     np.testing.assert_array_equal(a, b)
+
+
+def test_heads_alone_first_changes_heads_alone_and_lowers_their_loss(tiny_folder, tiny_vit):
+    config = _config(tiny_folder, train={"head_epochs": 5, "batch_size": 4, "epochs": 2})
+    work = Workspace.open(config, tiny_vit)
+    model, images = work.model(), selection_split(work.bench, 0.2, 0)[0]
+    before, values = {n: t.clone() for n, t in model.state().items()}, []
+
+    def loss_parts(embedded, labels):
+        rows = model.heads.prototypes(torch.as_tensor(work.bench.prototypes))
+        parts = losses.total(model.heads.scores(embedded, rows), embedded, labels, rows[labels], 20.0, config.loss)
+        values.append(parts["total"].item())
+        return parts
+
+    train.start_heads(work, model, images, torch.arange(work.bench.num_classes), loss_parts)
+    changed = {n for n, t in model.state().items() if not torch.equal(t, before[n])}
+    assert changed == {n for n in before if n.startswith("heads.")}
+    assert values[-1] < values[0] and all(p.grad is None for p in model.parameters())
 
 
 def test_leaks_are_errors(config, tiny_vit, tmp_path):

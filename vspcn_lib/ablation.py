@@ -8,7 +8,7 @@ from pathlib import Path
 from vspcn_lib.config import Config, row, update
 from vspcn_lib.records import markdown, read_records
 from vspcn_lib.runner import Job, execute
-from vspcn_lib.tables import ablation_table
+from vspcn_lib.tables import ablation_table, caption
 
 FAST = {"data": {"size": 42, "images_per_class": 4}, "train": {"epochs": 1}}
 
@@ -25,10 +25,11 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
         jobs = [Job(job.row, update(job.config, FAST)) for job in jobs]
     failed = execute(jobs, runs, records, any_code, processes=2 if fast else None)
     made = {job.name for job in jobs}
-    table = ablation_table({name: record for name, record in read_records(records).items() if name in made})
+    found = {name: record for name, record in read_records(records).items() if name in made}
+    table = ablation_table(found)
     print("\n" + table.to_string(index=False))
     records.mkdir(parents=True, exist_ok=True)
-    (records / "table.md").write_text(markdown(table))
+    (records / "table.md").write_text(markdown(table) + (f"\n{caption(found)}\n" if found else ""))
     for name, message in failed.items():
         print(f"FAILED {name}: {message}")
     return failed

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
@@ -21,11 +22,11 @@ from vspcn_lib.config import Config
 from vspcn_lib.evaluation import describe, evaluate, guard, validate
 from vspcn_lib.files import whole_rows
 from vspcn_lib.model import ZeroShotModel
-from vspcn_lib.pieces import Pieces
+from vspcn_lib.pieces import Objective, Pieces
 from vspcn_lib.processes import sum_gradients
 from vspcn_lib.runs import RunError, RunFolder, together
 from vspcn_lib.splits import Benchmark
-from vspcn_lib.workspace import Workspace
+from vspcn_lib.workspace import FeatureBatches, Workspace
 
 SAVE_SECONDS = 300.0  # a kill or a power cut costs at most this much work, and never an epoch of hours
 
@@ -96,6 +97,13 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
+
+    def objective(embedded: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        embedded = {s: e.float() for s, e in embedded.items()}
+        prototypes = model.heads.prototypes(attributes)
+        return losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets],
+                            c.model.scale, c.loss)
+
     pieces = Pieces(model, acc, c.train.accumulate, c.train.batch_size)
     state = folder.load_state()
     if state and state["phase"] == phase:
@@ -106,6 +114,8 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{folder.path}/state.pt is not of this run ({error}): delete state*.pt to start the phase "
                            "anew") from error
+    elif c.train.head_epochs and not c.model.cached:
+        start_heads(work, model, indices, position, objective)
     if acc.is_main_process:
         folder.rewind(phase, first * len(batches) + skip, first)  # what comes again is logged once
 
@@ -114,12 +124,6 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
         if acc.is_main_process:
             folder.save_state({"phase": phase, "epoch": epoch, "batch": batch, "model": model.state(),
                                "optimiser": optimiser.state_dict(), "history": history, "micro": pieces.micro})
-
-    def objective(embedded: dict[str, torch.Tensor], targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        embedded = {s: e.float() for s, e in embedded.items()}
-        prototypes = model.heads.prototypes(attributes)
-        return losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets],
-                            c.model.scale, c.loss)
 
     stop, saved = stop or Event(), time.monotonic()
     with stop_on_interrupt(stop):
@@ -172,6 +176,34 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
             save(epoch + 1, 0)
             saved = time.monotonic()
     return model, history
+
+
+def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray, position: Tensor,
+                objective: Objective) -> None:
+    """Train the heads alone for `head_epochs`, on the features [n,D] by stream that the model gives at its start.
+
+    Linear probing before fine-tuning (Kumar et al., ICLR 2022): random heads would push their noise into prompts
+    and fusion for the first epochs. Each image passes the ViT once, so this costs a third of an epoch.
+    """
+    c, device, found = work.config, work.accelerator.device, []
+    model.eval()
+    with torch.no_grad(), work.accelerator.autocast():
+        plain = work.batches(indices, augment=False)
+        for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False):
+            features = model.features(x)
+            found.append(torch.stack(list(features.values()), 1).float().cpu())
+    model.train()
+    # As the linear head on frozen features: batches of 64, no weight decay.
+    optimiser = torch.optim.Adam(model.heads.parameters(), lr=c.train.head_lr)
+    batches = FeatureBatches(torch.cat(found), work.bench.labels, indices, 64, c.train.seed, True, device)
+    for epoch in range(c.train.head_epochs):
+        for x, labels, _ in batches.epoch(epoch):
+            if len(x) > 1:  # one image alone has no batch statistics
+                optimiser.zero_grad(set_to_none=True)
+                embedded = model.heads(dict(zip(features, x.unbind(1), strict=True)))
+                objective(embedded, position[labels])["total"].backward()
+                optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
 
 
 def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: int,
