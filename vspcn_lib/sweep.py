@@ -30,6 +30,7 @@ from vspcn_lib.train import Interrupted, select
 from vspcn_lib.workspace import Workspace
 
 Suggest = Callable[[Trial], Any]
+QUIET_SECONDS = 5.0  # a study to which nobody adds a point for so long was left half-made by a worker that died
 
 
 def parse_axis(text: str) -> tuple[str, Suggest, list[Any] | None]:
@@ -96,7 +97,7 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
     sampler = optuna.samplers.TPESampler(seed=base.train.seed)
     asked = json.dumps({"config": as_dict(base), "axes": axes}, sort_keys=True)
     points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())] if whole else []
-    found = _open(study, shared, sampler, asked, points, heartbeat)
+    found = _open(study, shared, sampler, asked, points)
     begun = found.user_attrs["asked"]
     if begun != asked:
         raise ConfigError(f"the study '{study}' in {storage} was begun with other settings or axes: choose another "
@@ -195,15 +196,17 @@ def _connect(url: str, heartbeat: int) -> RDBStorage:
 
 
 def _open(name: str, storage: RDBStorage, sampler: optuna.samplers.BaseSampler, asked: str,
-          points: list[dict[str, Any]], heartbeat: int) -> optuna.Study:
+          points: list[dict[str, Any]]) -> optuna.Study:
     """The study, with its grid enqueued by the one worker that created it: two at once would enqueue it twice."""
     try:
         found = optuna.create_study(storage=storage, sampler=sampler, study_name=name, direction="maximize")
     except optuna.exceptions.DuplicatedStudyError:
         found = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
-        end = time.time() + 4 * heartbeat
-        while "asked" not in found.user_attrs and time.time() < end:
+        known, since = -1, time.monotonic()
+        while "asked" not in found.user_attrs and time.monotonic() - since < QUIET_SECONDS:
             time.sleep(0.2)
+            if (now := len(found.get_trials(deepcopy=False))) != known:  # its maker is still enqueuing
+                known, since = now, time.monotonic()
     if "asked" not in found.user_attrs:  # created just now, or by a worker that died before it had enqueued all
         for point in points:
             found.enqueue_trial(point, skip_if_exists=True)
