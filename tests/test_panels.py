@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from vspcn_lib import gallery, metrics
 from vspcn_lib.config import Config, ConfigError, update
-from vspcn_lib.controls import Choice, Panel, Slider, field_help
+from vspcn_lib.controls import Panel
 from vspcn_lib.curves import draw_curves, read_curves
 from vspcn_lib.embeddings import class_separation
+from vspcn_lib.fields import Choice, Slider, field_help
 from vspcn_lib.folders import read_folder
 from vspcn_lib.live import TrainingPanel
 from vspcn_lib.panels import Attention, Look

@@ -48,7 +48,7 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
     rows = torch.as_tensor(work.bench.prototypes[classes], device=work.accelerator.device)
     prototypes = model.heads.prototypes(rows)
     batches, out = work.batches(indices, augment=False), []
-    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False):
+    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False, disable=work.quiet):
         with work.accelerator.autocast():
             embedded = forward(model, x)
         out.append(model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu())
@@ -87,7 +87,8 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
     scores = score(work, model, test, np.arange(bench.num_classes))
     labels, unseen = bench.labels[test], bench.unseen_mask
     if work.accelerator.is_main_process:
-        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]))
+        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]),
+                           class_names=np.array(bench.class_names, dtype=str))
     return {
         **test_metrics(scores, labels, unseen, selected["tau"]),
         "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else
