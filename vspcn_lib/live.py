@@ -109,10 +109,11 @@ class TrainingPanel:
 
 
 def epoch_steps(work: Workspace) -> tuple[int, int]:
-    """Optimiser steps of one epoch of the selection and of the retrain."""
+    """Optimiser steps of one epoch of the selection and of the retrain; a last batch of one image makes none."""
     t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
     images = selection_split(bench, t.held_out, t.seed)[0], bench.trainval
-    return tuple(math.ceil(math.ceil(len(thin(bench, i, most, t.seed)) / t.batch_size) / t.accumulate) for i in images)
+    return tuple(math.ceil((len(thin(bench, i, most, t.seed)) + t.batch_size - 2) // t.batch_size / t.accumulate)
+                 for i in images)
 
 
 def demo_run(name: str = "birdlets") -> Path:

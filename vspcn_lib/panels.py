@@ -59,7 +59,7 @@ class AlphaProbe:
         return {"at": metrics.gzsl_metrics(scores, self.labels, self.unseen, self.tau),
                 "error": float(metrics.harmonic(*drawn.T).std())}
 
-    def trace(self, points: int = 5) -> pd.DataFrame:
+    def trace(self, points: int = 4) -> pd.DataFrame:
         """H along each alpha with the others as trained; kept, and drawn behind the moving point."""
         trained = self.compute(self.trained)
         for name in self.names:
@@ -189,7 +189,8 @@ class Attention:
         axes[1].set_title(f"{state.stream}, block {state.block}", fontsize=9)
         if result["words"]:
             words, weights = zip(*result["words"], strict=True)
-            axes[2].barh(words[::-1], weights[::-1], color=plots.COLOURS[2])
+            axes[2].barh(words, weights, color=plots.COLOURS[2])
+            axes[2].set_ylim(7.6, -0.6)  # bars as thick for one word as for eight, the strongest on top
             axes[2].set_xlabel("attention of SSPF")
         else:
             axes[2].axis("off")
