@@ -449,7 +449,7 @@ def test_layouts_are_computed_once_for_every_perplexity(world, monkeypatch):
     assert sorted(calls) == [3, 3, 5, 5]
     for perplexity in (3, 5, 3):
         found = parts.compute(Map(perplexity, 0))
-        np.testing.assert_array_equal(found["a"], x[:, :2] + perplexity)
+        np.testing.assert_array_equal(found["layouts"]["a"], x[:, :2] + perplexity)
         figure = parts.draw(Map(perplexity, len(indices) - 1), found)
     assert len(calls) == 4
     unseen = {gallery.plain_name(work.bench.class_names[c]) for c in work.bench.unseen_classes}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,15 +141,15 @@ class Layouts:
         self.numbers = {n: separation(x, self.labels, self.unseen) for n, x in embeddings.items()}
         self.found = {(n, p): tsne_layout(x, p) for n, x in embeddings.items() for p in perplexities}
 
-    def compute(self, state: Map, stop: Event | None = None) -> dict[str, np.ndarray]:
-        """The layout [n,2] of each embedding."""
-        return {n: self.found[n, state.perplexity] for n in self.names}
+    def compute(self, state: Map, stop: Event | None = None) -> dict[str, dict[str, Any]]:
+        """The layout [n,2] of each embedding, and its `separation`."""
+        return {"layouts": {n: self.found[n, state.perplexity] for n in self.names}, "separation": self.numbers}
 
-    def draw(self, state: Map, result: dict[str, np.ndarray]) -> Figure:
+    def draw(self, state: Map, result: dict[str, dict[str, Any]]) -> Figure:
         """Unseen classes by colour and mark, seen ones grey; the picked image circled in both, and shown."""
         figure = Figure(figsize=(10.2, 4.4), layout="constrained")
-        axes = figure.subplots(1, len(result) + 1, width_ratios=(1,) * len(result) + (0.5,))
-        for ax, (name, xy) in zip(axes[:-1], result.items(), strict=True):
+        axes = figure.subplots(1, len(self.names) + 1, width_ratios=(1,) * len(self.names) + (0.5,))
+        for ax, (name, xy) in zip(axes[:-1], result["layouts"].items(), strict=True):
             gallery.tsne_scatter(ax, xy, self.labels, self.unseen, name, self.numbers[name])
             ax.plot(*xy[state.image], "o", mfc="none", mec="black", ms=13, mew=2)
         gallery.class_legend(figure, self.labels[self.unseen], self.work.bench.class_names)
@@ -159,7 +160,7 @@ class Layouts:
         axes[-1].set_title(f"{name}\n({kind})", fontsize=9)
         return figure
 
-    def describe(self, state: Map, result: dict[str, np.ndarray]) -> str:
+    def describe(self, state: Map, result: dict[str, dict[str, Any]]) -> str:
         """Separation of classes in the embedding itself, not in the layout."""
         return "\n".join(f"{n}: {side} classes: silhouette {v['silhouette']:.2f}, intra/inter distance "
                          f"{v['intra/inter']:.2f}" for n, both in self.numbers.items() for side, v in both.items())
