@@ -20,9 +20,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from vspcn_lib import gallery, metrics, panels_features, plots
+from vspcn_lib import gallery, live, metrics, panels_features, plots
 from vspcn_lib.checks import PanelError, spread
-from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.config import Config, ConfigError, as_dict, preset, update
 from vspcn_lib.controls import Panel, named, project_outputs
 from vspcn_lib.curves import draw_curves, read_curves
 from vspcn_lib.embeddings import class_separation
@@ -500,6 +500,16 @@ def test_a_training_panel_keeps_its_words_and_bars_out_of_other_cells(world, tmp
     assert panel._share(steps) == 0.99  # every step is counted, of both phases
     half = steps[steps["phase"] == "select"]
     assert panel._share(half) == pytest.approx(len(half) / len(steps))
+
+
+def test_the_demos_run_is_finished_in_its_own_folder_alone(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(live, "project_outputs", lambda: tmp_path)
+    monkeypatch.setattr(live, "run", lambda *args, **more: calls.append((*args, more)))
+    assert live.demo_run() == tmp_path / "demo" / "birdlets"
+    assert live.demo_run("birdlets-linear").name == "birdlets-linear"
+    assert [(config, out.name, more) for config, out, more in calls] == [
+        (preset(name), name, {"resume": False}) for name in ("birdlets", "birdlets-linear")]
 
 
 def work_of(config: Config, work: Workspace) -> Workspace:
