@@ -38,11 +38,14 @@ IMPORTS = {  # who may import whom
     "exhibits": {"curves", "demo", "embeddings", "plots", "records", "runs"},
     "figures": {"birdlets", "config", "curves", "gallery", "images", "metrics", "plots", "records", "tables",
                 "workspace"},
-    "probe": {"config", "model"}, "controls": {"config", "plots", "probe", "runs"}, "gallery": {"plots", "splits"},
-    "panels": {"capture", "controls", "demo", "metrics", "model", "plots", "probe", "runs", "workspace"},
-    "panels_features": {"capture", "controls", "demo", "embeddings", "gallery", "model", "plots", "runs", "workspace"},
-    "panels_records": {"controls", "gallery", "metrics", "plots"},
-    "live": {"config", "controls", "curves", "plots", "runs", "train"},
+    "probe": {"config", "model"}, "fields": {"config"}, "controls": {"fields", "plots", "probe", "runs"},
+    "checks": {"config", "runs"}, "gallery": {"plots", "splits"},
+    "panels": {"capture", "checks", "controls", "demo", "fields", "gallery", "metrics", "model", "plots", "probe",
+               "runs", "workspace"},
+    "panels_features": {"capture", "checks", "controls", "demo", "embeddings", "fields", "gallery", "model", "plots",
+                        "runs", "workspace"},
+    "panels_records": {"checks", "controls", "fields", "gallery", "metrics", "plots"},
+    "live": {"config", "controls", "curves", "plots", "runs", "train", "workspace"},
     "predict": {"demo", "images", "runs"}, "options": {"config"}, "__main__": {"cli"}, "__init__": set(),
 }
 
@@ -112,3 +115,19 @@ def test_committed_notebooks_are_run_in_order_small_and_without_widget_state():
         for cell in cells:  # thin: no code of the library's is written a second time
             for node in ast.walk(ast.parse("".join(cell["source"]).replace("\n%", "\n#"))):
                 assert not isinstance(node, ast.ClassDef | ast.FunctionDef), path.name
+
+
+def test_notebooks_delete_only_folders_of_their_own():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        tree = ast.parse("\n".join("".join(c["source"]) for c in cells))
+        own = {node.targets[0].id for node in ast.walk(tree) if isinstance(node, ast.Assign)
+               and ast.unparse(node.value).startswith("Path('../outputs/notebooks/")}
+        again = [node.targets[0].id for node in ast.walk(tree) if isinstance(node, ast.Assign)
+                 and isinstance(node.targets[0], ast.Name) and node.targets[0].id in own]
+        deleted = {ast.unparse(node.args[0]) for node in ast.walk(tree)
+                   if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("rmtree")}
+        assert deleted <= own and sorted(again) == sorted(own), path.name  # fixed names, assigned once
+        for node in ast.walk(tree):  # and nothing is written but there: a reader's folder is only read
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("write_text"):
+                assert ast.unparse(node.func).split(" ")[0].lstrip("(") in own, path.name

@@ -34,6 +34,7 @@ def test_a_run_writes_a_whole_record_and_its_metrics_come_from_its_scores(config
     assert {p.name for p in out.iterdir()} >= {"config.json", "steps.jsonl", "epochs.jsonl", "selection.json",
                                                "checkpoint.safetensors", "scores.npz", "result.json"}
     saved = RunFolder(out).scores()
+    assert saved["class_names"].tolist() == [f"bird_{i}" for i in range(8)]
     m = metrics.gzsl_metrics(saved["scores"], saved["labels"], saved["unseen"], result["tau"])
     assert (m.U, m.S, m.H, m.CZSL) == pytest.approx([result[k] for k in ("U", "S", "H", "CZSL")])
     assert result["oracle"]["H"] >= result["H"]

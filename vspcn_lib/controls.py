@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import dataclasses
+import hashlib
 import html
-import inspect
-import itertools
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -20,72 +19,23 @@ import ipywidgets as widgets
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from vspcn_lib import config
+from vspcn_lib.fields import Choice, Slider
 from vspcn_lib.plots import png
 from vspcn_lib.probe import Cancelled
 from vspcn_lib.runs import environment
 
-
-def field_help(name: str) -> str:
-    """What `config.py` says of a setting such as `model.alpha_v`: the text under its field."""
-    group, _, key = name.partition(".")
-    kind = type(getattr(config.Config(), group))
-    body = ast.parse(inspect.getsource(kind)).body[0].body
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and field.target.id == key and isinstance(text, ast.Expr):
-            return text.value.value
-    return ""
+WRONG = "#a00"  # the colour of a sentence that says what went wrong; all others are neutral
 
 
 @dataclass(frozen=True)
-class Slider:
-    """A number of the state: its range, step and meaning; whole numbers where `step` is an int."""
+class Shown:
+    """What a panel shows, and what `save` writes: a state, and the result, figure, picture and text it gave."""
 
-    name: str
-    low: float
-    high: float
-    step: float
-    help: str = ""
-
-    def parse(self, text: str) -> float:
-        """The number in `text`. Raises ValueError with a sentence that says what to enter."""
-        advice = f"enter a number from {self.low:g} to {self.high:g}"
-        try:
-            value = (int if isinstance(self.step, int) else float)(text)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: '{text}' is not a number, {advice}" if text.strip() else
-                             f"{self.name} is empty: {advice}") from error
-        if not self.low <= value <= self.high:
-            raise ValueError(f"{self.name} = {text} is out of range: {advice}")
-        return value
-
-    def widget(self, value: float) -> widgets.Widget:
-        """The slider."""
-        kind = widgets.IntSlider if isinstance(self.step, int) else widgets.FloatSlider
-        return kind(value=value, min=self.low, max=self.high, step=self.step, readout=False, continuous_update=False)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several words or numbers of the state."""
-
-    name: str
-    options: tuple[Any, ...]
-    help: str = ""
-
-    def widget(self, value: Any) -> widgets.Widget:
-        """The drop-down list."""
-        return widgets.Dropdown(options=self.options, value=value)
-
-
-@dataclass(frozen=True)
-class Steps(Choice):
-    """A slider over listed values, for what was recorded at those alone."""
-
-    def widget(self, value: Any) -> widgets.Widget:
-        """The slider, its value written beside it."""
-        return widgets.SelectionSlider(options=[(f"{v:g}", v) for v in self.options], value=value,
-                                       continuous_update=False)
+    state: Any
+    result: Any
+    figure: Figure
+    picture: bytes
+    text: str
 
 
 class Panel:
@@ -94,29 +44,33 @@ class Panel:
     `state` is a frozen dataclass; `compute(state, stop) -> result` may take long and should raise `Cancelled` when
     `stop` is set; `draw(state, result) -> Figure` and `describe(state, result) -> str` are fast. A newer move cancels
     an older computation; an exception is shown as a sentence and the panel lives on. `panel.set(tau=1.0)` moves a
-    control as a reader would and waits; `panel.text` are the numbers under the picture.
+    control as a reader would and waits; `panel.text` are the numbers under the picture. `source` says in a saved
+    picture's record where the numbers come from: a run and the checksum of its weights (`named`), a study.
     """
 
     def __init__(self, title: str, state: Any, controls: list[Slider | Choice], compute: Callable[..., Any],
-                 draw: Callable[..., Figure], describe: Callable[..., str],
-                 saved: Path = Path("outputs/saved")) -> None:
-        self.title, self.first, self.state, self.saved = title, state, state, saved
+                 draw: Callable[..., Figure], describe: Callable[..., str], saved: Path | None = None,
+                 source: dict[str, Any] | None = None) -> None:
+        self.title, self.first, self.state = title, state, state
+        self.saved, self.source = saved or project_outputs() / "saved", source or {}
         self._compute, self._draw, self._describe = compute, draw, describe
         self._lock, self._idle, self._stop = threading.RLock(), threading.Event(), threading.Event()
         self._wanted: Any = None
         self._idle.set()
-        self._setting = False
+        self._setting, self._complaint = False, ""
         self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
         self.numbers = widgets.HTML()
         self.message = widgets.HTML()
+        self._parsers = {control.name: control for control in controls}
         self.controls: dict[str, widgets.Widget] = {}
         self.boxes: dict[str, widgets.Text] = {}
         rows = [self._row(control) for control in controls]
         reset, save = (widgets.Button(description=text) for text in ("Reset", "Save"))
-        reset.on_click(lambda _: self.set(**dataclasses.asdict(self.first)))
-        save.on_click(lambda _: self.save())
+        reset.on_click(lambda _: self.reset())
+        save.on_click(lambda _: self._save_clicked())
         head = widgets.HTML(f"<b>{html.escape(title)}</b>")
         self.box = widgets.VBox([head, *rows, widgets.HBox([reset, save, self.message]), self.image, self.numbers])
+        self.shown: Shown | None = None
         self.text, self.result, self.figure = "", None, None
         self._request()
         self.wait()
@@ -127,7 +81,7 @@ class Panel:
         label = widgets.Label(name, layout=widgets.Layout(width="110px"))
         span = f"{control.low:g} to {control.high:g}: " if isinstance(control, Slider) else ""
         hint = widgets.HTML(f"<span style='color:#666'>{html.escape(span + control.help)}</span>")
-        main.observe(lambda change: self._moved(name, change["new"]), "value")
+        main.observe(lambda change: self._moved({name: change["new"]}), "value")
         if isinstance(control, Choice):
             return widgets.HBox([label, main, hint])
         box = self.boxes[name] = widgets.Text(value=f"{value:g}", continuous_update=False,
@@ -139,22 +93,33 @@ class Panel:
         if self._setting:
             return
         try:
-            self.controls[control.name].value = control.parse(text)
-            self._say("")
+            self._moved({control.name: control.parse(text)})
         except ValueError as error:
-            self._say(str(error))
+            with self._lock:
+                self._complaint = str(error)
+                self._say(self._complaint, WRONG)
 
-    def _moved(self, name: str, value: Any) -> None:
-        if name in self.boxes:
-            self._setting = True
-            self.boxes[name].value = f"{value:g}"
-            self._setting = False
+    def _moved(self, values: dict[str, Any]) -> None:
+        """Take over `values`, have every control and box show the state, and ask for its picture."""
+        if self._setting:
+            return
         with self._lock:
-            self.state = dataclasses.replace(self.state, **{name: value})
+            self.state = dataclasses.replace(self.state, **values)
+            if self._complaint:
+                self._complaint = ""
+                self._say("")
+        self._setting = True
+        try:
+            for name, control in self.controls.items():
+                control.value = getattr(self.state, name)
+            for name, box in self.boxes.items():
+                box.value = f"{getattr(self.state, name):g}"
+        finally:
+            self._setting = False
         self._request()
 
-    def _say(self, sentence: str) -> None:
-        self.message.value = spoken(sentence, "#a00")
+    def _say(self, sentence: str, colour: str = "#555") -> None:
+        self.message.value = spoken(sentence, colour)
 
     @property
     def sentence(self) -> str:
@@ -171,64 +136,145 @@ class Panel:
                 threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
-        spinner = threading.Timer(0.3, lambda: self._say("working ..."))
-        spinner.start()
-        while True:
+        try:
+            while (turn := self._next()) is not None:
+                self._turn(*turn)
+        except BaseException:  # not even a broken display leaves the panel waiting for ever
             with self._lock:
-                state, self._wanted = self._wanted, None
-                if state is None:
-                    spinner.cancel()
-                    self._idle.set()
-                    return
-                self._stop = stop = threading.Event()
-            try:
-                result = self._compute(state, stop)
-                figure = self._draw(state, result)
-                text, picture = self._describe(state, result), png(figure)
-            except Cancelled:
-                continue
-            except Exception as error:  # shown to the reader; the panel and the kernel live on
-                spinner.cancel()
-                self.text = f"{type(error).__name__}: {error}"
-                self._say(self.text)
-                continue
-            if not stop.is_set():
-                spinner.cancel()
-                self.result, self.figure, self.text = result, figure, text
-                self.image.value = picture
-                self.numbers.value = f"<pre>{html.escape(text)}</pre>"
-                self._say("")
+                self._idle.set()
+            raise
+
+    def _next(self) -> tuple[Any, threading.Event] | None:
+        with self._lock:
+            state, self._wanted = self._wanted, None
+            if state is None:
+                self._idle.set()
+                return None
+            self._stop = threading.Event()
+            return state, self._stop
+
+    def _turn(self, state: Any, stop: threading.Event) -> None:
+        """One computation, its spinner, and what comes of it."""
+        ended = threading.Event()
+        spinner = threading.Timer(0.3, self._spin, (ended,))
+        spinner.daemon = True
+        spinner.start()
+        shown, wrong = None, ""
+        try:
+            result = self._compute(state, stop)
+            figure = self._draw(state, result)
+            shown = Shown(state, result, figure, png(figure), self._describe(state, result))
+        except Cancelled:
+            pass
+        except BaseException as error:  # shown to the reader, whatever it is: this thread has nobody else to tell
+            wrong = f"{type(error).__name__}: {error}"
+        with self._lock:
+            ended.set()
+            spinner.cancel()
+            if stop.is_set():  # a newer move is waiting; what it gives is shown instead
+                return
+            if shown is not None:
+                self._show(shown)
+            elif wrong:
+                self.text, self.image.value, self.numbers.value = wrong, b"", ""
+                self.image.layout.visibility = "hidden"  # an older picture would belong to another state
+            self._say(*((wrong, WRONG) if wrong else (self._complaint, WRONG)))
+
+    def _spin(self, ended: threading.Event) -> None:
+        with self._lock:
+            if not ended.is_set():
+                self._say("working ...")
+
+    def _show(self, shown: Shown) -> None:
+        self.shown, self.result, self.figure, self.text = shown, shown.result, shown.figure, shown.text
+        self.image.value = shown.picture
+        self.image.layout.visibility = "visible"
+        self.numbers.value = f"<pre>{html.escape(shown.text)}</pre>"
 
     def wait(self, seconds: float = 120.0) -> None:
         """Until nothing is being computed. Raises TimeoutError after `seconds`."""
         if not self._idle.wait(seconds):
             raise TimeoutError(f"{self.title}: still computing after {seconds:g} s")
 
+    def _parsed(self, values: dict[str, Any]) -> dict[str, Any]:
+        unknown = [name for name in values if name not in self._parsers]
+        if unknown:
+            raise ValueError(f"the panel '{self.title}' has no control '{unknown[0]}': choose one of "
+                             f"{', '.join(self._parsers)}")
+        return {name: self._parsers[name].parse(value) for name, value in values.items()}
+
     def set(self, **values: Any) -> Panel:
-        """Move controls as a reader would, and wait for the picture."""
-        for name, value in values.items():
-            if name in self.controls:
-                self.controls[name].value = value
+        """Move controls as a reader would, and wait for the picture.
+
+        Raises ValueError for an unknown control or a value out of its range; then nothing moves.
+        """
+        self._moved(self._parsed(values))
         self.wait()
         return self
 
+    def at(self, **values: Any) -> Any:
+        """The result of the pure function for the present state with other `values`; nothing moves, nothing is drawn.
+
+        Raises ValueError as `set` does.
+        """
+        return self._compute(dataclasses.replace(self.state, **self._parsed(values)), threading.Event())
+
+    def reset(self) -> None:
+        """Every control and box as the panel opened, and no message; does not wait for the picture."""
+        self._complaint = ""
+        self._say("")
+        self._moved(dataclasses.asdict(self.first))
+
     def save(self) -> Path:
-        """Write the picture and, beside it, the state and numbers that made it; returns the picture's path."""
+        """Write the picture shown last and, beside it, the state and numbers that made it; returns the picture's path.
+
+        Raises ValueError where nothing was shown yet, OSError where the folder cannot be written to.
+        """
         self.wait()
+        return self._save()
+
+    def _save(self) -> Path:
+        shown = self.shown
+        if shown is None:
+            raise ValueError("there is no picture to save yet: move a control until one is shown")
         name = "".join(c if c.isalnum() else "-" for c in self.title.lower())
         self.saved.mkdir(parents=True, exist_ok=True)
-        number = 1 + len(list(self.saved.glob(f"{name}-*.png")))
+        numbers = [p.stem.removeprefix(f"{name}-") for p in self.saved.glob(f"{name}-*.*")]
+        number = 1 + max((int(n) for n in numbers if n.isdecimal()), default=0)
         path = self.saved / f"{name}-{number}.png"
-        path.write_bytes(self.image.value)
-        record = {"title": self.title, "state": dataclasses.asdict(self.state), "numbers": self.text,
-                  "environment": environment()}
+        record = {"title": self.title, "source": self.source, "state": dataclasses.asdict(shown.state),
+                  "numbers": shown.text, "environment": environment()}
+        path.write_bytes(shown.picture)
         path.with_suffix(".json").write_text(json.dumps(record, indent=1, default=str) + "\n")
-        self._say(f"saved {path}")
         return path
+
+    def _save_clicked(self) -> None:
+        """Save what is on the screen; the kernel waits for no computation."""
+        try:
+            path = self._save()
+        except OSError as error:
+            self._say(f"could not save in {self.saved} ({error.strerror or error}): make the folder writable, or set "
+                      "panel.saved to another one", WRONG)
+        except ValueError as error:
+            self._say(str(error), WRONG)
+        else:
+            self._say(f"saved {os.path.relpath(path)}")
 
     def _ipython_display_(self) -> None:
         """One bundle: the live widget, and for a page without a kernel the picture and the numbers."""
-        show(self.box, self.image.value, f"{self.title}\n{self.text}")
+        show(self.box, bytes(self.image.value), f"{self.title}\n{self.text}")
+
+
+def project_outputs() -> Path:
+    """The folder `outputs` of the project, wherever the notebook lies; of the current folder where it is installed."""
+    root = Path(__file__).resolve().parents[1]
+    return (root if (root / "pyproject.toml").exists() else Path()) / "outputs"
+
+
+def named(run: Path) -> dict[str, str]:
+    """What a record says of a run: its folder's name, and the sha256 of its checkpoint file."""
+    with (run / "checkpoint.safetensors").open("rb") as file:
+        return {"run": run.resolve().name, "checkpoint": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def spoken(sentence: str, colour: str = "#000") -> str:
@@ -246,5 +292,5 @@ def show(box: widgets.Widget, png: bytes, text: str) -> None:
     view = box._repr_mimebundle_()
     view = view[0] if isinstance(view, tuple) else view
     kind = "application/vnd.jupyter.widget-view+json"
-    picture = base64.b64encode(png).decode()
-    display({"image/png": picture, "text/plain": text, kind: view[kind]}, raw=True)
+    picture = {"image/png": base64.b64encode(png).decode()} if png else {}
+    display({**picture, "text/plain": text, kind: view[kind]}, raw=True)

@@ -23,8 +23,9 @@ def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     losses, validation = figure.subplots(1, 2)
     if len(steps):
         parts = [c for c in steps.columns if c not in ("phase", "step", "lr", "norm", "time")]
-        for colour, part in zip(plots.COLOURS, parts, strict=False):
-            losses.plot(range(1, len(steps) + 1), steps[part], color=colour, label=part, lw=2 if part == "total" else 1)
+        for i, part in enumerate(parts):
+            losses.plot(range(1, len(steps) + 1), steps[part], label=part, lw=2 if part == "total" else 1,
+                        **plots.line(i))
         border = int((steps["phase"] == "select").sum())
         if 0 < border < len(steps):
             losses.axvline(border + 0.5, color="0.7", lw=1)
@@ -33,7 +34,7 @@ def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
         losses.legend(fontsize=8)
     losses.set(xlabel="step", ylabel="loss part")
     if len(epochs):
-        for colour, name in zip(plots.COLOURS, "USH", strict=False):
+        for colour, name in zip(plots.COLOURS[:3], "USH", strict=True):
             validation.plot(epochs["epoch"], epochs[name], "o-", color=colour, label=name)
         validation.legend(fontsize=8)
     validation.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -55,7 +55,8 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
     prototypes = model.heads.prototypes(rows)
     mine = share(indices, acc)
     batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
-    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False, disable=not acc.is_main_process):
+    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False,
+                        disable=work.quiet or not acc.is_main_process):
         with acc.autocast():
             embedded = forward(model, x)
         out[done:done + len(x)] = model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu()
@@ -96,7 +97,8 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
     scores = score(work, model, test, np.arange(bench.num_classes))
     labels, unseen = bench.labels[test], bench.unseen_mask
     if work.accelerator.is_main_process:
-        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]))
+        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]),
+                           class_names=np.array(bench.class_names, dtype=str))
     return {
         **test_metrics(scores, labels, unseen, selected["tau"]),
         "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else

@@ -39,7 +39,8 @@ def write_exhibit(runs: dict[str, Path], target: Path, perplexity: int = 30) -> 
     record: dict[str, Any] = {
         "provenance": {"method": name, **provenance(target.stem, {"result": result, "config": folder.read_json(
             "config.json")})},
-        "tsne": {"perplexity": perplexity, "labels": labels.tolist(), "unseen": unseen.tolist(), "layouts": layouts,
+        "tsne": {"perplexity": perplexity, "labels": labels.tolist(), "unseen": unseen.tolist(),
+                 "names": work.bench.class_names, "layouts": layouts,
                  "separation": numbers},
         "curves": {"steps": _columns(steps.drop(columns=["time", "lr", "norm"])),
                    "epochs": _columns(epochs.drop(columns=["time"]))}}

@@ -64,7 +64,7 @@ def _exhibit(name: str, exhibit: dict[str, Any], target: Path) -> list[Path]:
     drawn = [plots.save(figure, target / f"training_{name}.png", {"provenance": source, "curves": exhibit["curves"]})]
     labels, unseen = (np.array(tsne[key]) for key in ("labels", "unseen"))
     figure = gallery.tsne_figure({n: np.array(xy) for n, xy in tsne["layouts"].items()}, labels, unseen,
-                                 tsne["separation"])
+                                 tsne["separation"], tsne.get("names"))
     drawn.append(plots.save(figure, target / f"tsne_{name}.png", {"provenance": source, **tsne}))
     looked = exhibit.get("attention")
     if looked:  # of birdlets alone: their pictures are made here again, a photo could not be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
@@ -89,36 +91,53 @@ def sweep_map(study: dict[str, Any], at: dict[str, float] | None = None) -> Figu
         sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis", ax=ax, cbar_kws={"label": "validation H (%)"})
         ax.invert_yaxis()
         if at is not None:
-            row, column = (int(np.abs(axis - at[n]).argmin()) for n, axis in zip(names, (grid.index, grid.columns),
-                                                                                 strict=True))
+            row, column = (list(axis).index(at[n]) for n, axis in zip(names, (grid.index, grid.columns), strict=True))
             ax.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=3))
         return figure
     figure = Figure(figsize=(max(4.2, 3.2 * len(names)), 3.2), layout="constrained")
+    def shown(value: Any) -> Any:  # truth values and words are places on an axis, by name
+        return str(value) if isinstance(value, bool | np.bool_) else value
+
     for ax, name in zip(figure.subplots(1, len(names), squeeze=False, sharey=True)[0], names, strict=True):
         best = trials.groupby(name)["H"].max()
-        ax.plot(trials[name], trials["H"], "o", color=COLOURS[5])
-        ax.plot(best.index, best.to_numpy(), "-", color=COLOURS[0])
+        ax.plot([shown(v) for v in best.index], best.to_numpy(), "-", color=COLOURS[0])
+        ax.plot([shown(v) for v in trials[name]], trials["H"], "o", color=COLOURS[5])
         ax.set(xlabel=name, ylabel="validation H (%)" if name == names[0] else "")
         if at is not None:
-            ax.axvline(at[name], color=COLOURS[1], lw=2)
+            ax.axvline(shown(at[name]), color=COLOURS[1], lw=2)
     return figure
 
 
 def tsne_scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, unseen: np.ndarray, name: str,
                  numbers: dict[str, dict[str, float]]) -> None:
-    """A t-SNE layout [n,2]: classes by colour, unseen ones [n] bool with a rim; silhouettes of `separation` above."""
-    colours = dict(cmap="tab20", vmin=labels.min(), vmax=labels.max())
-    ax.scatter(*xy[~unseen].T, s=7, c=labels[~unseen], alpha=0.45, linewidths=0, **colours)
-    ax.scatter(*xy[unseen].T, s=16, c=labels[unseen], edgecolors="black", linewidths=0.4, **colours)
+    """A t-SNE layout [n,2]: unseen classes [n] bool by colour and mark, seen ones grey; their `separation` above."""
+    ax.scatter(*xy[~unseen].T, s=7, c="0.82", linewidths=0)
+    for i, c in enumerate(np.unique(labels[unseen])):
+        ax.scatter(*xy[labels == c].T, s=16, linewidths=0, **_mark(i))
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"{name}\nsilhouette {numbers['all']['silhouette']:.2f}, unseen alone "
                  f"{numbers['unseen']['silhouette']:.2f}", fontsize=9)
 
 
+def _mark(i: int) -> dict[str, str]:
+    """Colour and mark of the i-th class: no two of the first 48 alike."""
+    return {"color": COLOURS[i % len(COLOURS)], "marker": "o^sDvPX*"[i // len(COLOURS) % 8]}
+
+
+def class_legend(figure: Figure, labels: np.ndarray, names: Sequence[str], most: int = 16) -> None:
+    """Below the figure the names of the classes in `labels` with their marks of `tsne_scatter`; none of over `most`."""
+    classes = np.unique(labels)
+    if len(classes) <= most:
+        handles = [Line2D([], [], ls="", ms=5, label=plain_name(names[c]), **_mark(i)) for i, c in enumerate(classes)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+
+
 def tsne_figure(layouts: dict[str, np.ndarray], labels: np.ndarray, unseen: np.ndarray,
-                numbers: dict[str, dict[str, dict[str, float]]]) -> Figure:
-    """t-SNE layouts [n,2] of several methods side by side, with their `separation`."""
-    figure = Figure(figsize=(3.9 * len(layouts), 4.1), layout="constrained")
+                numbers: dict[str, dict[str, dict[str, float]]], names: list[str] | None = None) -> Figure:
+    """t-SNE layouts [n,2] of several methods side by side, with their `separation`; `names` [C] of the classes."""
+    figure = Figure(figsize=(3.9 * len(layouts), 4.1 if names is None else 4.8), layout="constrained")
+    if names is not None:
+        class_legend(figure, labels[unseen], names)
     for ax, (name, xy) in zip(figure.subplots(1, len(layouts), squeeze=False)[0], layouts.items(), strict=True):
         tsne_scatter(ax, xy, labels, unseen, name, numbers[name])
     return figure

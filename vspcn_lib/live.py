@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import math
 import threading
 from pathlib import Path
 
 import ipywidgets as widgets
+import pandas as pd
 
 from vspcn_lib import plots
-from vspcn_lib.config import Config
-from vspcn_lib.controls import heard, show, spoken
+from vspcn_lib.config import Config, preset
+from vspcn_lib.controls import WRONG, heard, project_outputs, show, spoken
 from vspcn_lib.curves import draw_curves, read_curves
 from vspcn_lib.runs import RunFolder
-from vspcn_lib.train import Interrupted, run
+from vspcn_lib.train import Interrupted, run, selection_split, thin
+from vspcn_lib.workspace import Workspace
 
 
 class TrainingPanel:
@@ -25,6 +26,7 @@ class TrainingPanel:
 
     def __init__(self, config: Config, out: Path) -> None:
         self.config, self.out, self.result = config, out, None
+        self._epoch_steps: tuple[int, int] | None = None
         self.stop, self._thread = threading.Event(), threading.Thread()
         self.start_button = widgets.Button(description="Start / continue")
         self.stop_button = widgets.Button(description="Stop")
@@ -61,13 +63,16 @@ class TrainingPanel:
     def _train(self) -> None:
         self._say("running")
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                self.result = run(self.config, self.out, resume=(self.out / "config.json").exists(), stop=self.stop)
+            work = None
+            if not (self.out / "result.json").exists():
+                work = Workspace.open(self.config, quiet=True)  # what it says would land in another cell's output
+                self._epoch_steps = epoch_steps(work)
+            self.result = run(self.config, self.out, (self.out / "config.json").exists(), work, self.stop)
             self._say("finished")
         except Interrupted:
             self._say("stopped; everything up to the last step is kept")
         except Exception as error:  # shown to the reader; the kernel lives on
-            self._say(f"{type(error).__name__}: {error}")
+            self._say(f"{type(error).__name__}: {error}", WRONG)
 
     def _watch(self, thread: threading.Thread) -> None:
         while thread.is_alive():
@@ -78,11 +83,20 @@ class TrainingPanel:
         """Draw what the run folder holds now."""
         steps, epochs = read_curves(self.out)
         self.image.value = plots.png(draw_curves(steps, epochs))
-        done = len(epochs) / (2 * self.config.train.epochs) if len(epochs) else 0.0
-        self.bar.value = 1.0 if (self.out / "result.json").exists() else min(0.95, done)
+        self.bar.value = 1.0 if (self.out / "result.json").exists() else self._share(steps)
 
-    def _say(self, sentence: str) -> None:
-        self.message.value = spoken(sentence)
+    def _share(self, steps: pd.DataFrame) -> float:
+        """Steps done, of all steps of both phases; the retrain takes at most as many epochs as the selection."""
+        if self._epoch_steps is None or not len(steps):
+            return 0.0
+        select, final = self._epoch_steps
+        selected = RunFolder(self.out).read_json("selection.json")
+        epochs = self.config.train.epochs
+        whole = select * epochs + final * (selected["best"]["epoch"] if selected else epochs)
+        return min(0.99, len(steps) / whole)
+
+    def _say(self, sentence: str, colour: str = "#555") -> None:
+        self.message.value = spoken(sentence, colour)
 
     @property
     def status(self) -> str:
@@ -94,8 +108,20 @@ class TrainingPanel:
         show(self.box, self.image.value, "training panel")
 
 
+def epoch_steps(work: Workspace) -> tuple[int, int]:
+    """Optimiser steps of one epoch of the selection and of the retrain; a last batch of one image makes none."""
+    t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
+    images = selection_split(bench, t.held_out, t.seed)[0], bench.trainval
+    return tuple(math.ceil((len(thin(bench, i, most, t.seed)) + t.batch_size - 2) // t.batch_size / t.accumulate)
+                 for i in images)
+
+
+def demo_run(name: str = "birdlets") -> Path:
+    """The run of preset `name` that `make demo` leaves in outputs/demo; where it is missing it is trained: minutes."""
+    return finished(preset(name), project_outputs() / "demo" / name).path
+
+
 def finished(config: Config, out: Path) -> RunFolder:
-    """The finished run in `out`; trained first, under a progress bar alone, where it is not there yet."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        run(config, out, resume=(out / "config.json").exists())
+    """The finished run in `out`; trained first, in the cell that asks, where it is not there yet."""
+    run(config, out, resume=(out / "config.json").exists())
     return RunFolder(out)

@@ -27,37 +27,45 @@ def plain_name(name: str) -> str:
     return name.removeprefix("has_").replace("::", ": ").replace("_", " ").replace("$", r"\$")
 
 
+def line(i: int) -> dict[str, str]:
+    """Colour and dashes of the i-th line of a picture; after the last colour they begin anew with other dashes."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", ":", "-.")[i // len(COLOURS) % 4]}
+
+
 def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float], ax: Axes | None = None) -> Axes:
     """U against S over all tau, one line a `tau_sweep`; a dot at the `chosen` tau, a star at the oracle's.
 
     Percent on both axes; thin grey lines join points of equal H.
     """
     ax = ax or plt.subplots(figsize=(5.2, 5.2), layout="constrained")[1]
-    grid = np.linspace(0.5, 100, 200)
-    U, S = np.meshgrid(grid, grid)
-    lines = ax.contour(U, S, 2 * U * S / (U + S), levels=range(10, 100, 10), colors="0.88", linewidths=0.8)
-    ax.clabel(lines, fmt="H %d", fontsize=7, colors="0.6")
-    top = 0.0
-    for colour, (name, sweep) in zip(COLOURS, curves.items(), strict=False):
-        u, s, h = (sweep[c].to_numpy() for c in "USH")
-        ax.plot(u, s, color=colour, label=name)
-        i, best = int(np.searchsorted(sweep["tau"].to_numpy(), chosen[name])), int(h.argmax())
-        i = min(i, len(u) - 1)
-        ax.plot(u[i], s[i], "o", color=colour)
-        ax.plot(u[best], s[best], "*", color=colour, markersize=11, markeredgecolor="white")
-        top = max(top, u.max(), s.max())
-    limit = min(100, top * 1.08)
+    limit = max(1.0, min(100.0, 1.08 * max(sweep[c].max() for sweep in curves.values() for c in "US")))
     ax.set(xlim=(0, limit), ylim=(0, limit), xlabel="U, unseen accuracy (%)", ylabel="S, seen accuracy (%)")
+    grid = np.linspace(0.5, limit, 200)  # inside the limits, so that every line has room for its label
+    U, S = np.meshgrid(grid, grid)
+    if levels := range(10, int(limit), 10):
+        lines = ax.contour(U, S, 2 * U * S / (U + S), levels=levels, colors="0.88", linewidths=0.8)
+        ax.clabel(lines, fmt="H %d", fontsize=7, colors="0.6")
+    for i, (name, sweep) in enumerate(curves.items()):
+        style = line(i)
+        u, s, h = (sweep[c].to_numpy() for c in "USH")
+        ax.plot(u, s, label=name, **style)
+        at, best = min(int(np.searchsorted(sweep["tau"].to_numpy(), chosen[name])), len(u) - 1), int(h.argmax())
+        ax.plot(u[at], s[at], "o", color=style["color"])
+        ax.plot(u[best], s[best], "*", color=style["color"], markersize=11, markeredgecolor="white")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, title_fontsize=8,
               title="• validation tau   ★ oracle tau")
     return ax
 
 
-def overlay(plain: Axes, mixed: Axes, image: np.ndarray, attention: np.ndarray) -> None:
-    """The image [H,W,3] in 0..1 on `plain`, and a map [side,side] laid over its grey copy on `mixed`."""
+def overlay(plain: Axes, mixed: Axes, image: np.ndarray, attention: np.ndarray,
+            span: tuple[float | None, float | None] = (None, None)) -> None:
+    """The image [H,W,3] in 0..1 on `plain`, and a map [side,side] laid over its grey copy on `mixed`.
+
+    `span`: the values that are darkest and brightest, each map's own without it; maps that are compared need one span.
+    """
     plain.imshow(image)
     mixed.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1)
-    mixed.imshow(attention, cmap="magma", alpha=0.6, interpolation="bilinear",
+    mixed.imshow(attention, cmap="magma", alpha=0.6, interpolation="bilinear", vmin=span[0], vmax=span[1],
                  extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5))
     for ax in (plain, mixed):
         ax.set(xticks=[], yticks=[])

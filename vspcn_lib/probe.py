@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import torch
@@ -41,16 +41,17 @@ class Probe:
     """Scores of `images` [n,3,H,W] over the classes of `attributes` [C,K] for any alphas, without shallow blocks."""
 
     def __init__(self, model: VSPCN, images: Tensor, attributes: Tensor, chunk: int = 16) -> None:
-        self.model = model.eval()
+        self.model, self._one = model.eval(), Lock()
         with torch.no_grad():
             self.prototypes = model.heads.prototypes(attributes)
             self.kept = [model.shallow(part) for part in images.split(chunk)]
 
     @torch.no_grad()
     def scores(self, alpha_v: float, alpha_s: float, alpha_a: float, stop: Event | None = None) -> np.ndarray:
-        """The cls score matrix [n,C]. Raises `Cancelled` when `stop` is set between two chunks."""
+        """The cls score matrix [n,C]; one caller at a time. Raises `Cancelled` once `stop` is set."""
         out = []
-        with alphas(self.model, alpha_v, alpha_s, alpha_a):
+        # Alphas are set in the model itself: a second computation at the same time would run under the first one's.
+        with self._one, alphas(self.model, alpha_v, alpha_s, alpha_a):
             for tokens, attributes in self.kept:
                 if stop is not None and stop.is_set():
                     raise Cancelled

@@ -130,7 +130,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
         for epoch in range(first, epochs):
             model.train()
             bar = tqdm(batches.epoch(epoch, skip), f"{phase} {epoch + 1}/{epochs}", len(batches), initial=skip,
-                       leave=False, disable=not acc.is_main_process)
+                       leave=False, disable=work.quiet or not acc.is_main_process)
             for batch, (x, labels, _) in enumerate(bar, skip):
                 # Learning rate: linear warm-up over a tenth, then a cosine down to a hundredth of the peak.
                 step = epoch * len(batches) + batch
@@ -147,8 +147,8 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                     if pieces.micro < micro:
                         folder.log("events.jsonl", {"phase": phase, "step": step, "event": "out of device memory",
                                                     "images_at_once": pieces.micro})
-                        acc.print(f"{phase}, step {step}: out of device memory; from here {pieces.micro} images at "
-                                  f"once, the batch stays {len(x)} and its statistics whole")
+                        work.say(f"{phase}, step {step}: out of device memory; from here {pieces.micro} images at "
+                                 f"once, the batch stays {len(x)} and its statistics whole")
 
                 used = {n: p for n, p in model.trainable().items() if p.grad is not None}
                 if used and ((batch + 1) % c.train.accumulate == 0 or batch + 1 == len(batches)):
@@ -172,7 +172,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 if acc.is_main_process:
                     folder.log("epochs.jsonl", {"phase": phase, **history[-1]})
                 if not c.model.cached:  # the linear head's epochs pass in a blink
-                    acc.print(describe(history[-1]))
+                    work.say(describe(history[-1]))
             save(epoch + 1, 0)
             saved = time.monotonic()
     return model, history
@@ -189,7 +189,7 @@ def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray, posi
     model.eval()
     with torch.no_grad(), work.accelerator.autocast():
         plain = work.batches(indices, augment=False)
-        for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False):
+        for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=work.quiet):
             features = model.features(x)
             found.append(torch.stack(list(features.values()), 1).float().cpu())
     model.train()
@@ -253,7 +253,7 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         with together():
             work.accelerator.wait_for_everyone()
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
-        work.accelerator.print("kept" + describe(best))
+        work.say("kept" + describe(best))
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
         result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),

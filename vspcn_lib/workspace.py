@@ -55,9 +55,11 @@ class Workspace:
     known: list[Tensor] = field(default_factory=list)
     """one table of frozen features [n,D] on the CPU, NaN where not yet computed; a list, so that a workspace of the
     same data with other settings shares it"""
+    quiet: bool = False
+    """no sentences and no progress bars, for a run in a thread whose output would land in another notebook cell"""
 
     @classmethod
-    def open(cls, config: Config, backbone: FrozenViT | None = None) -> Workspace:
+    def open(cls, config: Config, backbone: FrozenViT | None = None, quiet: bool = False) -> Workspace:
         """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
         keep_freed_memory()
         with state().main_process_first():  # of several processes one fills a cache, the others find it
@@ -71,14 +73,20 @@ class Workspace:
             for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
                 block.attn.fused_attn = False
         with accelerator.main_process_first():
-            pixels = image_cache(bench.image_paths, config.data.size)
-        if bench.note:
-            accelerator.print(bench.note)
+            pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
         tag = backbone.source
-        accelerator.print(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
-                          f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
-        return cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
-                   backbone.to(accelerator.device), accelerator)
+        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
+                   backbone.to(accelerator.device), accelerator, quiet=quiet)
+        if bench.note:
+            work.say(bench.note)
+        work.say(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
+                 f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
+        return work
+
+    def say(self, sentence: str) -> None:
+        """Print once for all processes, unless the workspace is quiet."""
+        if not self.quiet:
+            self.accelerator.print(sentence)
 
     def model(self) -> ZeroShotModel:
         """A fresh model, its start fixed by the seed."""
@@ -109,7 +117,7 @@ class Workspace:
         plain = Batches(self.pixels, self.bench.labels, missing, 64, size=self.config.data.size,
                         normalise=self.backbone.normalise, device=self.accelerator.device)
         model = self.model().eval()
-        for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False):
+        for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=self.quiet):
             found = model.features(x)["cls"]
             if not torch.isfinite(found).all():
                 raise FeatureError("the frozen ViT gives NaN or infinite features for one of "

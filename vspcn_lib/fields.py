@@ -1,0 +1,90 @@
+"""One control each: its range or options, how what a reader enters is read, and the ipywidget it becomes."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as widgets
+
+from vspcn_lib import config
+
+
+def field_help(name: str) -> str:
+    """What `config.py` says of a setting such as `model.alpha_v`: the text under its field."""
+    group, _, key = name.partition(".")
+    kind = type(getattr(config.Config(), group))
+    body = ast.parse(inspect.getsource(kind)).body[0].body
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and field.target.id == key and isinstance(text, ast.Expr):
+            return text.value.value
+    return ""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A number of the state: its range, step and meaning; whole numbers where `step` is an int."""
+
+    name: str
+    low: float
+    high: float
+    step: float
+    help: str = ""
+
+    def parse(self, entered: Any) -> float:
+        """The number that was `entered`. Raises ValueError with a sentence that says what to enter."""
+        whole, text = isinstance(self.step, int), str(entered)
+        advice = f"enter a {'whole ' if whole else ''}number from {self.low:g} to {self.high:g}"
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: '{text}' is not a number, {advice}" if text.strip() else
+                             f"{self.name} is empty: {advice}") from error
+        if not self.low <= value <= self.high:  # false for NaN
+            raise ValueError(f"{self.name} = {text} is out of range: {advice}")
+        if whole and not value.is_integer():
+            raise ValueError(f"{self.name} = {text} is not a whole number: {advice}")
+        return int(value) if whole else value
+
+    def widget(self, value: float) -> widgets.Widget:
+        """The slider."""
+        kind = widgets.IntSlider if isinstance(self.step, int) else widgets.FloatSlider
+        return kind(value=value, min=self.low, max=self.high, step=self.step, readout=False, continuous_update=False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several words or numbers of the state."""
+
+    name: str
+    options: tuple[Any, ...]
+    help: str = ""
+
+    def parse(self, entered: Any) -> Any:
+        """The option that was `entered`. Raises ValueError with a sentence that names all of them."""
+        if entered not in self.options:
+            raise ValueError(f"{self.name} = {entered} is none of its values: choose one of "
+                             f"{', '.join(map(spelled, self.options))}")
+        return self.options[self.options.index(entered)]
+
+    def widget(self, value: Any) -> widgets.Widget:
+        """The drop-down list."""
+        return widgets.Dropdown(options=self.options, value=value)
+
+
+@dataclass(frozen=True)
+class Steps(Choice):
+    """A slider over listed values, for what was recorded at those alone."""
+
+    def widget(self, value: Any) -> widgets.Widget:
+        """The slider, its value written beside it."""
+        return widgets.SelectionSlider(options=[(spelled(v), v) for v in self.options], value=value,
+                                       continuous_update=False)
+
+
+def spelled(value: Any) -> str:
+    """An option as it is written beside its control: numbers short, anything else by its name."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
