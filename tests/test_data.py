@@ -160,11 +160,11 @@ def test_the_cache_decodes_once_and_notices_a_changed_file(tmp_path, monkeypatch
 def test_batches_normalise_exactly_and_augment_repeatably():
     pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), dtype=np.uint8)
     labels, n = np.arange(7), Normalise((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
-    plain = Batches(pixels, labels, labels, 3, size=16, normalise=n, device="cpu")
+    plain = Batches(pixels, labels, labels, 3, normalise=n, device="cpu")
     x = torch.cat([b[0] for b in plain.epoch(0)]).double().numpy()
     expected = (pixels / 255 - np.reshape(n.mean, (3, 1, 1))) / np.reshape(n.std, (3, 1, 1))
     np.testing.assert_allclose(x, expected, atol=1e-5)
-    mixed = Batches(pixels, labels, labels, 3, size=16, normalise=n, device="cpu", augment=True, seed=4)
+    mixed = Batches(pixels, labels, labels, 3, normalise=n, device="cpu", augment=True, shuffle=True, seed=4)
     whole, tail = list(mixed.epoch(2)), list(mixed.epoch(2, start=1))
     assert len(whole) == len(mixed) == 3 and sorted(np.concatenate([b[2] for b in whole])) == list(range(7))
     for a, b in zip(whole[1:], tail, strict=True):

@@ -13,34 +13,36 @@ from vspcn_lib.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {  # who may import whom
     "config": set(), "attend": set(), "fusion": {"attend"}, "metrics": set(), "plots": set(), "weights": {"files"},
+    "plain": {"fusion", "model"}, "memory": set(), "compare": {"config"},
+    "trained": {"capture", "model", "runs", "workspace"},
     "images": {"files"}, "semantics": set(), "birdlets": {"files"}, "splits": set(), "folders": {"splits"},
-    "benchmarks": {"splits", "folders"}, "losses": {"config"}, "files": set(), "runs": {"config", "files"},
+    "benchmarks": {"birdlets", "folders", "images", "splits"}, "losses": {"config"}, "files": set(),
+    "runs": {"compare", "config", "files"},
     "pieces": {"evaluation", "model"},
     "unpack": set(), "archives": {"benchmarks", "files", "splits", "unpack"},
     "backbone": {"images", "weights"}, "model": {"backbone", "config", "fusion"},
     "capture": {"fusion", "model"},
-    "workspace": {"splits", "backbone", "baselines", "benchmarks", "birdlets", "config", "images", "model",
-                  "semantics"},
+    "workspace": {"splits", "backbone", "baselines", "benchmarks", "config", "images", "model", "semantics"},
     "evaluation": {"metrics", "splits", "model", "runs", "workspace"},
     "train": {"losses", "baselines", "splits", "config", "evaluation", "files", "model", "pieces", "runs",
               "workspace"},
     "bench": {"losses", "backbone", "config", "model"},
-    "demo": {"gallery", "metrics", "plots", "birdlets", "capture", "config", "images", "model", "runs", "train",
-             "workspace"},
+    "demo": {"gallery", "metrics", "plots", "benchmarks", "birdlets", "config", "runs", "train", "trained"},
     "baselines": {"backbone", "config", "model"}, "tables": {"config", "metrics"},
     "sweep": {"config", "runs", "train", "workspace"},
     "runner": {"config", "records", "runs", "train"}, "ablation": {"config", "records", "runner", "tables"},
     "records": {"metrics", "config", "runs"}, "curves": {"files", "plots"},
-    "embeddings": {"demo", "evaluation", "runs", "workspace"},
-    "exhibits": {"curves", "demo", "embeddings", "gallery", "records", "runs"},
-    "figures": {"birdlets", "config", "curves", "gallery", "images", "metrics", "plots", "records", "tables",
-                "workspace"},
+    "embeddings": {"trained", "evaluation", "runs", "workspace"},
+    "exhibits": {"curves", "embeddings", "gallery", "records", "runs", "trained"},
+    "figures": {"benchmarks", "birdlets", "config", "curves", "gallery", "images", "metrics", "plots", "records",
+                "tables", "workspace"},
     "probe": {"config", "model"}, "controls": {"config", "plots", "probe", "runs"}, "gallery": {"plots", "splits"},
-    "panels": {"capture", "controls", "demo", "metrics", "model", "plots", "probe", "runs", "workspace"},
-    "panels_features": {"capture", "controls", "demo", "embeddings", "gallery", "model", "plots", "runs", "workspace"},
+    "panels": {"capture", "controls", "trained", "metrics", "model", "plots", "probe", "runs", "workspace"},
+    "panels_features": {"capture", "controls", "embeddings", "gallery", "model", "plots", "runs", "trained",
+                        "workspace"},
     "panels_records": {"controls", "gallery", "metrics", "plots"},
     "live": {"config", "controls", "curves", "plots", "runs", "train"},
-    "predict": {"demo", "images", "runs"}, "options": {"config"}, "__main__": {"cli"}, "__init__": set(),
+    "predict": {"images", "runs", "trained"}, "options": {"config"}, "__main__": {"cli"}, "__init__": set(),
 }
 
 
@@ -71,7 +73,7 @@ def test_environment_constraints_and_pyproject_agree():
 
 @pytest.mark.parametrize(("args", "words"), [
     (["train", "--preset", "cub10"], "did you mean 'cub100'"), (["trian"], "unknown command"),
-    (["data", "fetch", "imagenet"], "choose one of cub"), (["evaluate", "/nowhere"], "holds no scores.npz"),
+    (["data", "fetch", "imagenet"], "choose one of cub"), (["evaluate", "/nowhere"], "/nowhere is no run folder: config.json is missing"),
 ])
 def test_mistakes_are_one_clear_line(args, words, capsys):
     assert main(args) == 2

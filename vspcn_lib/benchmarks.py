@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
 
+from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.folders import read_folder
+from vspcn_lib.images import cache_dir
 from vspcn_lib.splits import Benchmark, BenchmarkError, check_indices, files_below
+
+
+BIRDLETS = "birdlets-v2"  # folder in the cache; the version changes when the pixels do
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ LAYOUTS = {
 
 
 def load_benchmark(name_or_path: str | Path, root: Path | str | None = None) -> Benchmark:
-    """cub, sun, awa2 or cub100 in their official layouts below `root`, or a folder benchmark by its path.
+    """cub, sun, awa2 or cub100 in their official layouts below `root`, birdlets (drawn on first use, into the cache),
+    or a folder benchmark by its path.
 
     Default root: $VSPCN_DATA, else ./data; cub100 is also looked for beside the repository. Raises
     `BenchmarkError` for an unknown name or for missing, partial or contradictory files.
@@ -46,11 +52,18 @@ def load_benchmark(name_or_path: str | Path, root: Path | str | None = None) -> 
     name = str(name_or_path)
     if name in LAYOUTS:
         return _official(name, _root(name, root)).check()
+    if name == "birdlets":
+        return replace(read_folder(birdlets_folder()), name=name).check()
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         return read_folder(folder).check()
     near = difflib.get_close_matches(name, ["birdlets", *LAYOUTS], n=1, cutoff=0.0)[0]
     raise BenchmarkError(f"'{name}' is neither a folder nor a known benchmark: did you mean '{near}'?")
+
+
+def birdlets_folder() -> Path:
+    """The folder of birdlets in the cache, drawn where it is not there yet."""
+    return build_birdlets(cache_dir() / BIRDLETS)
 
 
 def _root(name: str, root: Path | str | None) -> Path:

@@ -234,7 +234,7 @@ def preset(name: str) -> Config:
 
 def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
     """`config` with `changes` ({"model": {"alpha_v": 0.1}}) applied; unknown keys raise `ConfigError`."""
-    known = {f.name: f.name for f in dataclasses.fields(Config)}
+    known = [f.name for f in dataclasses.fields(Config)]
     if not isinstance(changes, dict):
         raise ConfigError(f"settings must be groups ({', '.join(known)}) of fields, not {type(changes).__name__}")
     for group, values in changes.items():

@@ -145,17 +145,20 @@ def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> No
 
 
 class Batches:
-    """Batches of cached images, normalised, and with `augment` shuffled, cropped, flipped and jittered.
+    """Batches of cached images, normalised; with `shuffle` in another order each epoch, with `augment` cropped,
+    flipped and jittered.
 
     Everything random is fixed by (seed, epoch, batch), so an interrupted epoch continues exactly.
     """
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int, *, size: int,
-                 normalise: Normalise, device: torch.device | str, augment: bool = False, seed: int = 0,
-                 scale: tuple[float, float] = (0.6, 1.0), jitter: float = 0.2) -> None:
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int, *,
+                 normalise: Normalise, device: torch.device | str, augment: bool = False, shuffle: bool = False,
+                 seed: int = 0) -> None:
         self.pixels, self.labels, self.indices, self.batch_size = pixels, labels, indices, batch_size
-        self.size, self.normalise, self.device = size, normalise, torch.device(device)
-        self.augment, self.seed, self.scale, self.jitter = augment, seed, scale, jitter
+        self.size, self.normalise, self.device = pixels.shape[-1], normalise, torch.device(device)
+        self.augment, self.shuffle, self.seed = augment, shuffle, seed
+
+    scale, jitter = (0.6, 1.0), 0.2  # share of the area that a crop keeps; how far colours move
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -163,7 +166,7 @@ class Batches:
     def epoch(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         """Images [B,3,size,size], labels [B], indices [B] of epoch `e`, from batch `start` on."""
         order = self.indices
-        if self.augment:
+        if self.shuffle:
             order = np.random.default_rng([self.seed, e]).permutation(order)
         for b in range(start, len(self)):
             chosen = order[b * self.batch_size:(b + 1) * self.batch_size]
@@ -171,8 +174,6 @@ class Batches:
             images = raw.to(self.device, non_blocking=True).float() / 255
             if self.augment:
                 images = self._augment(images, np.random.default_rng([self.seed, e, b]))
-            elif images.shape[-1] != self.size:
-                images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
             yield self.normalise(images), torch.as_tensor(self.labels[chosen], device=self.device), chosen
 
     def _augment(self, images: Tensor, rng: np.random.Generator) -> Tensor:
