@@ -15,7 +15,8 @@ IMPORTS = {  # who may import whom
     "config": set(), "attend": set(), "fusion": {"attend"}, "metrics": set(), "plots": set(), "weights": {"files"},
     "plain": {"fusion", "model"}, "memory": set(), "compare": {"config"},
     "trained": {"capture", "model", "runs", "workspace"},
-    "images": {"files"}, "semantics": set(), "birdlets": {"files"}, "splits": set(), "folders": {"splits"},
+    "digests": set(), "images": {"digests", "files"},
+    "semantics": set(), "birdlets": {"files"}, "splits": set(), "folders": {"splits"},
     "benchmarks": {"birdlets", "folders", "images", "splits"}, "losses": {"config"}, "files": set(),
     "runs": {"compare", "config", "files"},
     "pieces": {"evaluation", "model"},
@@ -73,7 +74,7 @@ def test_environment_constraints_and_pyproject_agree():
 
 @pytest.mark.parametrize(("args", "words"), [
     (["train", "--preset", "cub10"], "did you mean 'cub100'"), (["trian"], "unknown command"),
-    (["data", "fetch", "imagenet"], "choose one of cub"), (["evaluate", "/nowhere"], "/nowhere is no run folder: config.json is missing"),
+    (["data", "fetch", "imagenet"], "choose one of cub"), (["evaluate", "/nowhere"], "/nowhere is no run folder"),
 ])
 def test_mistakes_are_one_clear_line(args, words, capsys):
     assert main(args) == 2

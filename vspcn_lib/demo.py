@@ -20,9 +20,10 @@ COLUMNS = ("method", "U", "S", "H", "oracle H", "CZSL", "AUSUC", "trainable", "s
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """One line a result record: percent at the validation tau, H at the oracle tau, AUSUC in 0..1."""
-    lines = ["{:<12}{:>7}{:>7}{:>7}{:>10}{:>7}{:>7}{:>12}{:>9}".format(*COLUMNS)]
+    wide = max([12, *(len(name) + 1 for name in rows)])
+    lines = ["{:<{wide}}{:>7}{:>7}{:>7}{:>10}{:>7}{:>7}{:>12}{:>9}".format(*COLUMNS, wide=wide)]
     for name, r in rows.items():
-        lines.append(f"{name:<12}{r['U']:7.1f}{r['S']:7.1f}{r['H']:7.1f}{r['oracle']['H']:10.1f}{r['CZSL']:7.1f}"
+        lines.append(f"{name:<{wide}}{r['U']:7.1f}{r['S']:7.1f}{r['H']:7.1f}{r['oracle']['H']:10.1f}{r['CZSL']:7.1f}"
                      f"{r['AUSUC']:7.3f}{r['parameters']['trainable']:12,}{r['seconds']:9.0f}")
     return "\n".join(lines)
 

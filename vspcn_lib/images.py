@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from vspcn_lib.digests import file_digests
 from vspcn_lib.files import exclusive
 
 MAX_PIXELS = 100_000_000  # read from the header, before decoding: a small file can claim gigabytes
-CACHE_FORMAT = "1"  # part of the cache key; raise it when `decode` changes
+CACHE_FORMAT = "2"  # part of the cache key; raise it when `decode` changes
 
 
 class ImageError(ValueError):
@@ -49,7 +50,7 @@ def decode(path: Path, size: int) -> np.ndarray:
     """One image file as uint8 RGB [3,size,size]: turned as EXIF says, shorter side to `size`, centre crop.
 
     Grey, CMYK, palette, transparent and 16-bit files become plain RGB. Raises `ImageError` for a file that is
-    missing, empty, truncated, no image, or larger than 100 megapixels.
+    missing, empty, truncated, no image, of 32-bit or floating-point numbers, or larger than 100 megapixels.
     """
     try:
         if os.path.getsize(path) == 0:
@@ -61,8 +62,13 @@ def decode(path: Path, size: int) -> np.ndarray:
                                  f"{MAX_PIXELS:,}: scale it down or take it out of the split")
             opened.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the side
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow's convert would clip at 255
+            # 16-bit grey, for which some versions of Pillow have I: its convert would clip at 255.
+            if image.mode.startswith("I;16") or (image.mode == "I" and opened.format in ("PNG", "PPM")):
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                kind = "floating-point" if image.mode == "F" else "32-bit"
+                raise ImageError(f"{path} holds {kind} numbers, of which nothing says what is white: save it with 8 or "
+                                 "16 bits a channel")
             elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             image = image.convert("RGB")
@@ -82,17 +88,18 @@ def decode(path: Path, size: int) -> np.ndarray:
 def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, progress: bool = True) -> np.ndarray:
     """The images as a read-only memory map uint8 [n,3,size,size], decoded on first use only.
 
-    The key covers size, format version and each file's name, length and time stamp, so a changed file is
-    decoded anew. All bad files are reported in one `ImageError`, and nothing half-written is left.
+    The key covers size, format version and what is in each file, so a changed file is decoded anew, and a moved or
+    copied folder is not. All bad files are reported in one `ImageError`, and nothing half-written is left.
     """
-    key = hashlib.sha256(f"{CACHE_FORMAT} {size}".encode())
-    for path in paths:
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise ImageError(f"{path} does not exist: check the dataset folder") from error
-        key.update(f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     folder = (root or cache_dir()) / "images"
+    try:
+        digests = file_digests(paths, folder / "digests", progress)
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(folder)):
+            raise ImageError(_unwritable(folder, error)) from error
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ImageError(f"{error.filename} {why}: check the dataset folder") from error
+    key = hashlib.sha256("\n".join([f"{CACHE_FORMAT} {size}", *digests]).encode())
     target = folder / f"{key.hexdigest()[:32]}.npy"
     if not target.exists():
         try:
@@ -103,8 +110,7 @@ def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, p
                 if not target.exists():
                     _build(paths, size, target, progress)
         except OSError as error:
-            raise ImageError(f"could not write the image cache {target} ({error.strerror or error}): free some space, "
-                             "make it writable, or point VSPCN_CACHE to another disk") from error
+            raise ImageError(_unwritable(target, error)) from error
     try:
         pixels = np.load(target, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
@@ -112,6 +118,11 @@ def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, p
     if pixels.shape != (len(paths), 3, size, size) or pixels.dtype != np.uint8:
         raise ImageError(f"the image cache {target} holds {pixels.dtype} {pixels.shape}: delete it, it is made anew")
     return pixels
+
+
+def _unwritable(cache: Path, error: OSError) -> str:
+    return (f"could not write the image cache {cache} ({error.strerror or error}): free some space, make it writable, "
+            "or point VSPCN_CACHE to another disk")
 
 
 def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> None:
