@@ -230,10 +230,12 @@ def verify(name: str, root: Path | None = None) -> tuple[str, bool]:
     for path in (root / layout.images, splits / "att_splits.mat", splits / "res101.mat"):
         lines.append(f"  {'there  ' if path.exists() else 'MISSING'}  {path.relative_to(root)}")
     try:
-        split = read_proposed_split(splits / "att_splits.mat")
-        found = (len(split.trainval), len(split.test_seen), len(split.test_unseen))
-        for part, a, b in zip(("trainval", "test_seen", "test_unseen"), found, layout.counts, strict=True):
-            lines.append(f"  {part:<12}{a:>7}  published {b:>7}  {'equal' if a == b else 'DIFFERENT'}")
+        found: tuple[int, ...] = ()
+        if (splits / "att_splits.mat").exists():
+            split = read_proposed_split(splits / "att_splits.mat")
+            found = (len(split.trainval), len(split.test_seen), len(split.test_unseen))
+            for part, a, b in zip(("trainval", "test_seen", "test_unseen"), found, layout.counts, strict=True):
+                lines.append(f"  {part:<12}{a:>7}  published {b:>7}  {'equal' if a == b else 'DIFFERENT'}")
         bench = load_benchmark(name, root)
         ready = found == layout.counts
         lines.append(f"  {len(bench.image_paths)} images, {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} "

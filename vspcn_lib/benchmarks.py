@@ -122,8 +122,7 @@ def read_proposed_split(file: Path) -> ProposedSplit:
 
 def _mat(file: Path, names: list[str]) -> dict[str, Any]:
     if not file.is_file():
-        raise BenchmarkError(f"{file} is missing: it is part of the proposed splits, xlsa17.zip, which `data fetch` "
-                             "of cub, sun or awa2 gets")
+        raise BenchmarkError(f"{file} is missing: it belongs to the proposed splits, xlsa17.zip")
     try:
         mat = loadmat(file, variable_names=names)  # never the features: 200 MB that nobody reads here
     except Exception as error:
@@ -144,9 +143,10 @@ def _official(name: str, root: Path) -> Benchmark:
     layout = LAYOUTS[name]
     fetch = UNFETCHED.get(name, f"get it with `python -m vspcn_lib data fetch {name} --root {root}`")
     splits = root / "xlsa17" / "data" / layout.splits
-    if not (root / layout.images).is_dir():
-        raise BenchmarkError(f"{name} is not in {root}: no folder {layout.images}; {fetch}, or say where it is "
-                             "with --data.root or VSPCN_DATA")
+    for needed in (root / layout.images, splits / "att_splits.mat", splits / "res101.mat"):
+        if not needed.exists():
+            raise BenchmarkError(f"{name} is not whole in {root}: no {needed.relative_to(root)}; {fetch}, or say where "
+                                 "it is with --data.root or VSPCN_DATA")
     split = read_proposed_split(splits / "att_splits.mat")
     listed = _mat(splits / "res101.mat", ["image_files", "labels"])
     labels = np.asarray(listed["labels"]).astype(np.int64).ravel() - 1

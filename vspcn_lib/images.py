@@ -95,7 +95,7 @@ def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, p
     try:
         digests = file_digests(paths, folder / "digests", progress)
     except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(folder)):
+        if error.filename not in map(os.path.abspath, paths):
             raise ImageError(_unwritable(folder, error)) from error
         why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ImageError(f"{error.filename} {why}: check the dataset folder") from error
