@@ -93,6 +93,15 @@ def test_data_that_changed_since_the_run_began_are_named(finished, tiny_folder, 
         run(config, out, resume=True, work=work)
 
 
+@pytest.mark.parametrize("text", ["[1]", "7", "{torn"])
+def test_damaged_inputs_are_named(finished, tiny_vit, text):
+    out, config = finished
+    (out / "result.json").unlink()
+    (out / "inputs.json").write_text(text)
+    with pytest.raises(RunError, match=r"inputs.json (holds no checksums|is not valid JSON)"):
+        run(config, out, resume=True, work=Workspace.open(config, tiny_vit))
+
+
 def test_another_backbone_cannot_resume(finished, tiny_vit):
     out, config = finished
     (out / "result.json").unlink()

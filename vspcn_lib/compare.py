@@ -13,4 +13,4 @@ def changed_fields(old: Config, new: Config) -> str:
 
 def changed_inputs(old: dict[str, str], new: dict[str, str]) -> str:
     """Such as "another split (0f3a... -> 77c1...), ...", of checksums by name; empty where they are equal."""
-    return ", ".join(f"another {k} ({old.get(k, 'none')[:12]} -> {v[:12]})" for k, v in new.items() if old.get(k) != v)
+    return ", ".join(f"another {k} ({str(old.get(k))[:12]} -> {v[:12]})" for k, v in new.items() if old.get(k) != v)

@@ -146,6 +146,8 @@ class RunFolder:
         began = self.read_json("inputs.json")
         if began is None and main:
             self.write_json("inputs.json", inputs)
+        if not isinstance(began or inputs, dict):
+            raise RunError(f"{self.path / 'inputs.json'} holds no checksums: restore it from a copy, or delete it")
         if changed := changed_inputs(began or inputs, inputs):
             raise RunError(f"{self.path} began with other data, this is {changed}: put back what was changed, or "
                            "choose another --out")
@@ -204,7 +206,7 @@ class RunFolder:
             with safe_open(file, framework="pt") as opened:
                 meta = opened.metadata() or {}
                 state = {n: opened.get_tensor(n) for n in opened.keys()}
-            trained_on, began = (json.loads(meta.get(k, "null")) or {} for k in ("backbone", "inputs"))
+            trained_on, began = (dict(json.loads(meta.get(k, "null")) or {}) for k in ("backbone", "inputs"))
             trained_with = update(Config(), json.loads(meta.get("config", "{}")))
             if meta.get("sha256", found := _digest(state)) != found:  # records of the first version carry none
                 raise Damaged(f"the checksum of its weights is {found[:12]}")
