@@ -38,10 +38,11 @@ from vspcn_lib.benchmarks import load_benchmark, read_proposed_split
 from vspcn_lib.cli import main as command
 from vspcn_lib.config import Config, as_dict, update
 from vspcn_lib.controls import Slider
+from vspcn_lib.environment import environment
 from vspcn_lib.files import checked
 from vspcn_lib.images import decode, image_cache
 from vspcn_lib.records import read_records, read_scores
-from vspcn_lib.runs import RunFolder, environment
+from vspcn_lib.runs import RunFolder
 from vspcn_lib.semantics import attribute_vectors
 from vspcn_lib.sweep import parse_axis
 from vspcn_lib.unpack import unpack

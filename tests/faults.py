@@ -35,10 +35,11 @@ from world import make_config, make_folder, make_vit
 
 from vspcn_lib import archives, losses, train
 from vspcn_lib.birdlets import build_birdlets
+from vspcn_lib.environment import environment
 from vspcn_lib.files import whole_rows
 from vspcn_lib.images import image_cache
 from vspcn_lib.records import write_record
-from vspcn_lib.runs import RunFolder, environment
+from vspcn_lib.runs import RunFolder
 from vspcn_lib.sweep import sweep
 from vspcn_lib.workspace import Workspace
 

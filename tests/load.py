@@ -20,8 +20,8 @@ from timm.models.vision_transformer import VisionTransformer
 from world import ATTRIBUTES, make_config, make_folder
 
 from vspcn_lib.backbone import FrozenViT
+from vspcn_lib.environment import environment
 from vspcn_lib.records import markdown, read_records, summary
-from vspcn_lib.runs import environment
 from vspcn_lib.train import run
 from vspcn_lib.workspace import Workspace
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from vspcn_lib.birdlets import ATTRIBUTES, build_birdlets, contact_sheet, make_species, vary
+from vspcn_lib.birdlets import ATTRIBUTES, BirdletsError, build_birdlets, contact_sheet, make_species, vary
 
 SMALL = {"species": 10, "images_per_species": 4, "size": 64, "progress": False}
 
@@ -116,7 +116,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_somebody_elses_files_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(FileExistsError, match="empty it"):
+    with pytest.raises(BirdletsError, match="empty it"):
         build_birdlets(tmp_path, **SMALL)
     assert (tmp_path / "mine.txt").read_text() == "keep"
 

@@ -27,7 +27,8 @@ def options(tiny_folder: Path, tmp_path: Path) -> list[str]:
 def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "--preset", "birdlets", "--out", str(out), *options]) == 0
-    assert "validation tau" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "validation tau" in printed and "\ntiny: VSPCN, 32 px " in printed  # not the preset's name
     assert main(["evaluate", str(out)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["H"] == pytest.approx(json.loads((out / "result.json").read_text())["H"])

@@ -1,8 +1,12 @@
 """Benchmarks, images, word vectors and birdlets, on good input and on bad."""
 
 import json
+import os
+import shutil
 import struct
 import zlib
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ from conftest import ATTRIBUTES, SHARED, needs_shared
 from PIL import Image
 from scipy.io import loadmat
 
-from vspcn_lib import images
-from vspcn_lib.benchmarks import load_benchmark, read_proposed_split
+from vspcn_lib import benchmarks, digests, images
+from vspcn_lib.benchmarks import find_root, load_benchmark, read_proposed_split
+from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.images import Batches, ImageError, Normalise, decode, image_cache
 from vspcn_lib.semantics import SemanticsError, attribute_phrase, attribute_vectors, load_vectors
 from vspcn_lib.splits import BenchmarkError
@@ -71,6 +76,7 @@ def _row(folder, name, text):
     (lambda f: _splits(f, lambda s: s.update(val_classes=["bird_7"])), "'bird_7' is not a seen class"),
     (lambda f: _splits(f, lambda s: s.update(val_classes=["wren"])), "'wren' has no row"),
     (lambda f: (f / "splits.json").write_text("{"), "not valid JSON"),
+    (lambda f: _splits(f, lambda s: s.update(valclasses=["bird_0"])), "'valclasses', did you mean 'val_classes'"),
     (lambda f: (f / "attributes.csv").unlink(), "attributes.csv is missing"),
     (lambda f: _row(f, "bird_2", "bird_2,nan,0,0,0,0,1"), "'bird_2' hold NaN"),
     (lambda f: _row(f, "bird_2", "bird_2,0,0,0,0,0,0"), "'bird_2' hold only zeros"),
@@ -99,6 +105,50 @@ def test_a_missing_dataset_and_an_unknown_name_say_what_to_do(tmp_path):
         load_benchmark("cub10")
 
 
+def test_stray_files_of_a_folder_are_passed_over(tiny_folder):
+    before = load_benchmark(tiny_folder).split_hash
+    (tiny_folder / "images" / ".DS_Store").write_bytes(b"x")
+    (tiny_folder / "images" / "bird_0" / ".DS_Store").write_bytes(b"x")
+    (tiny_folder / "images" / "bird_0" / "Thumbs.db").write_bytes(b"x")
+    (tiny_folder / "images" / "notes.txt").write_text("x")
+    (tiny_folder / "images" / ".cache").mkdir()
+    (tiny_folder / "images" / ".cache" / "0.png").write_bytes(b"x")
+    assert load_benchmark(tiny_folder).split_hash == before
+    extra = tiny_folder / "images" / "bird_0" / "9.JPG"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(extra, "jpeg")
+    assert extra in load_benchmark(tiny_folder).image_paths
+
+
+def test_birdlets_are_a_benchmark_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "build_birdlets", partial(build_birdlets, species=6, images_per_species=5, size=16))
+    bench = load_benchmark("birdlets")
+    assert bench.name == "birdlets" and bench.num_classes == 6 and (tmp_path / "cache").is_dir()
+
+
+def test_the_root_is_looked_for_in_one_order(tmp_path, monkeypatch):
+    def place(folder):
+        (folder / "CUB_200_2011" / "images").mkdir(parents=True)
+        return folder
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VSPCN_DATA", raising=False)
+    (tmp_path / "repository" / "vspcn_lib").mkdir(parents=True)
+    monkeypatch.setattr(benchmarks, "__file__", str(tmp_path / "repository" / "vspcn_lib" / "benchmarks.py"))
+    assert find_root("cub100") == Path("data")  # nothing anywhere
+    assert find_root("cub100", tmp_path / "x") == tmp_path / "x"
+    place(tmp_path / "data")
+    assert find_root("cub100") == Path("data")
+    place(tmp_path / "data" / "cub100")
+    assert find_root("cub100") == Path("data/cub100") and find_root("cub") == Path("data")
+    beside = place(tmp_path / "shared" / "data" / "cub100")
+    assert find_root("cub100") == beside and find_root("cub") == Path("data")
+    monkeypatch.setenv("VSPCN_DATA", str(tmp_path / "env"))
+    assert find_root("cub100") == tmp_path / "env"  # what the user says is not passed over
+    place(tmp_path / "env" / "cub100")
+    assert find_root("cub100") == tmp_path / "env" / "cub100"
+    assert find_root("cub100", place(tmp_path / "own")) == tmp_path / "own"
+
+
 def test_absent_splits_are_drawn_and_said(tiny_folder):
     (tiny_folder / "splits.json").unlink()
     a, b = load_benchmark(tiny_folder), load_benchmark(tiny_folder)
@@ -125,6 +175,22 @@ def test_decode_makes_plain_rgb_of_every_kind(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "turned.png", 16), half[:, ::-1].transpose(2, 0, 1))
 
 
+def test_deep_images_are_scaled_as_their_format_says_or_refused(tmp_path):
+    grey = np.random.default_rng(1).integers(0, 256, (16, 16)).astype(np.uint16)
+    deep = grey * 256 + 255 - grey
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 16 16 65535\n" + deep.astype(">u2").tobytes())
+    big = Image.frombytes("I;16B", (16, 16), deep.astype(">u2").tobytes())
+    big.save(tmp_path / "big.tif")
+    for name in ("deep.tif", "deep.pgm", "big.tif"):
+        np.testing.assert_array_equal(decode(tmp_path / name, 16), np.stack([grey] * 3), name)
+    Image.fromarray(grey.astype(np.int32) * 2**20).save(tmp_path / "long.tif")
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    for name, words in (("long.tif", "holds 32-bit numbers"), ("float.tif", "holds floating-point numbers")):
+        with pytest.raises(ImageError, match=f"{name} {words}.*save it with 8 or 16 bits"):
+            decode(tmp_path / name, 16)
+
+
 def _huge_png() -> bytes:
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -143,7 +209,7 @@ def test_bad_images_are_all_named_at_once_and_leave_nothing(tmp_path):
     with pytest.raises(ImageError) as caught:
         image_cache(paths, 16, root=tmp_path / "c", progress=False)
     assert "4 of 5 images" in str(caught.value) and all(n in str(caught.value) for n in bad)
-    assert [p.name for p in (tmp_path / "c" / "images").iterdir()] == ["lock"]
+    assert {p.name for p in (tmp_path / "c" / "images").iterdir()} == {"lock", "digests"}
 
 
 def test_the_cache_decodes_once_and_notices_a_changed_file(tmp_path, monkeypatch):
@@ -157,14 +223,48 @@ def test_the_cache_decodes_once_and_notices_a_changed_file(tmp_path, monkeypatch
     assert image_cache([path], 8, root=tmp_path, progress=False).max() == 200
 
 
+def test_the_cache_follows_content_not_names_or_time_stamps(tmp_path, monkeypatch):
+    paths = [tmp_path / "a" / f"{i}.ppm" for i in range(3)]
+    paths[0].parent.mkdir()
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(path)
+
+    def read(files):
+        return np.array(image_cache(files, 8, root=tmp_path, progress=False)).mean((1, 2, 3)).tolist()
+
+    assert read(paths) == [0, 10, 20]
+    with monkeypatch.context() as m:  # warm: nothing is read, nothing decoded
+        m.setattr(digests, "_sha256", lambda path: pytest.fail("read again"))
+        m.setattr(images, "decode", lambda *a: pytest.fail("decoded again"))
+        assert read(paths) == [0, 10, 20]
+    with monkeypatch.context() as m:  # elsewhere, under other names: known by content
+        m.setattr(images, "decode", lambda *a: pytest.fail("decoded again"))
+        shutil.copytree(paths[0].parent, tmp_path / "b")
+        moved = [p.rename(p.with_name(f"other{p.name}")) for p in sorted((tmp_path / "b").iterdir())]
+        assert read(moved) == [0, 10, 20]
+    before = paths[1].stat()
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(paths[1])  # same length, and the old time stamp put back
+    os.utime(paths[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert paths[1].stat().st_size == before.st_size and paths[1].stat().st_mtime_ns == before.st_mtime_ns
+    seen = []
+    with monkeypatch.context() as m:  # only the changed file is read
+        real = digests._sha256
+        m.setattr(digests, "_sha256", lambda path: seen.append(path) or real(path))
+        assert read(paths) == [0, 99, 20]
+    assert seen == [str(paths[1])]
+    for index in (tmp_path / "images" / "digests").iterdir():
+        index.write_text('[["torn')
+    assert read(paths) == [0, 99, 20]
+
+
 def test_batches_normalise_exactly_and_augment_repeatably():
     pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), dtype=np.uint8)
     labels, n = np.arange(7), Normalise((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
-    plain = Batches(pixels, labels, labels, 3, size=16, normalise=n, device="cpu")
+    plain = Batches(pixels, labels, labels, 3, normalise=n, device="cpu")
     x = torch.cat([b[0] for b in plain.epoch(0)]).double().numpy()
     expected = (pixels / 255 - np.reshape(n.mean, (3, 1, 1))) / np.reshape(n.std, (3, 1, 1))
     np.testing.assert_allclose(x, expected, atol=1e-5)
-    mixed = Batches(pixels, labels, labels, 3, size=16, normalise=n, device="cpu", augment=True, seed=4)
+    mixed = Batches(pixels, labels, labels, 3, normalise=n, device="cpu", augment=True, shuffle=True, seed=4)
     whole, tail = list(mixed.epoch(2)), list(mixed.epoch(2, start=1))
     assert len(whole) == len(mixed) == 3 and sorted(np.concatenate([b[2] for b in whole])) == list(range(7))
     for a, b in zip(whole[1:], tail, strict=True):

@@ -29,10 +29,14 @@ def _step(model: VSPCN, images: torch.Tensor) -> dict[str, torch.Tensor]:
                         LossConfig())
 
 
-def test_without_prompts_the_tokens_are_timms_to_the_bit(tiny_vit):
+def test_without_prompts_tokens_and_features_are_timms_to_the_bit(tiny_vit):
     images = torch.randn(3, 3, 32, 32)
     model = _model(tiny_vit, visual_prompts=0, semantic_prompts=0)
-    assert torch.equal(model.tokens(images), tiny_vit.vit.forward_features(images))
+    theirs = tiny_vit.vit.forward_features(images)
+    assert torch.equal(model.tokens(images), theirs)
+    # What heads read, and what timm's own head would.
+    assert torch.equal(model.features(images)["cls"], tiny_vit.vit.forward_head(theirs, pre_logits=True))
+    assert torch.equal(model(images).features["cls"], theirs[:, 0])
 
 
 def test_parity_holds_for_registers_and_other_sizes():
@@ -41,6 +45,7 @@ def test_parity_holds_for_registers_and_other_sizes():
     model = VSPCN(frozen, torch.randn(4, 5), ModelConfig(visual_prompts=0, semantic_prompts=0, first_strong_block=1))
     images = torch.randn(1, 3, 56, 56)
     assert torch.equal(model.tokens(images), vit.forward_features(images))
+    assert torch.equal(model.features(images)["cls"], vit.forward_features(images)[:, 0])
     assert VSPCN(frozen, torch.randn(4, 5), replace(CONFIG, first_strong_block=1)).tokens(images).shape[1] == 5 + 5 + 16
 
 

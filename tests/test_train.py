@@ -48,10 +48,11 @@ def test_a_run_writes_a_whole_record_and_its_metrics_come_from_its_scores(config
 def test_the_linear_head_sees_the_same_features_as_the_vit(tiny_folder, tiny_vit, tmp_path):
     config = update(_config(tiny_folder), {"model": {"visual_prompts": 0, "semantic_prompts": 0}})
     work = Workspace.open(config, tiny_vit)
-    found = work.features(np.array([3, 1]))
+    found = work.features(np.array([1, 3]))
     images = torch.cat([x for x, _, _ in train.Workspace.open(_config(tiny_folder), tiny_vit).batches(
-        np.array([3, 1]), augment=False).epoch(0)])
-    torch.testing.assert_close(found, tiny_vit.vit.forward_features(images)[:, 0])
+        np.array([1, 3]), augment=False).epoch(0)])
+    assert torch.equal(found, tiny_vit.vit.forward_features(images)[:, 0])
+    assert torch.equal(work.features(np.array([3, 1])), found[[1, 0]])
     assert run(config, tmp_path / "linear", work=work)["parameters"]["trainable"] == 32 * 6 + 6
 
 

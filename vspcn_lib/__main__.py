@@ -2,6 +2,11 @@
 
 import sys
 
-from vspcn_lib.cli import main
+try:
+    from vspcn_lib.cli import main
 
-sys.exit(main())
+    status = main()
+except KeyboardInterrupt:  # while Python was still importing
+    print("stopped before anything began", file=sys.stderr)
+    status = 130
+sys.exit(status)

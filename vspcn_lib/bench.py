@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from vspcn_lib import growth, metrics
 from vspcn_lib.backbone import load_backbone
 from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.environment import environment
 from vspcn_lib.evaluation import score
 from vspcn_lib.images import Normalise, decode
 from vspcn_lib.memory import keep_freed_memory
-from vspcn_lib.runs import environment, replacing
+from vspcn_lib.runs import replacing
 from vspcn_lib.timing import in_own_process, in_turn, matmul_rate, seconds, summary
 from vspcn_lib.workloads import ATTRIBUTES, FLOOR, NAMES, flops, peak, place, workload
 from vspcn_lib.workspace import Workspace

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
 
+from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.folders import read_folder
+from vspcn_lib.images import cache_dir
 from vspcn_lib.splits import Benchmark, BenchmarkError, check_indices, files_below
+
+BIRDLETS = "birdlets-v2"  # folder in the cache; the version changes when the pixels do
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,22 @@ LAYOUTS = {
     "sun": Layout("SUNAttributeDB", "images", "SUN", ("SUNAttributeDB/attributes.mat",), (10320, 2580, 1440)),
 }
 
+UNFETCHED = {"cub100": "it is no download: put its folder at ../shared/data/cub100 beside the repository",
+             "birdlets": "it is no download: the project draws it on first use"}
+
 
 def load_benchmark(name_or_path: str | Path, root: Path | str | None = None) -> Benchmark:
-    """cub, sun, awa2 or cub100 in their official layouts below `root`, or a folder benchmark by its path.
+    """cub, sun, awa2 or cub100 in their official layouts below `root`, birdlets (drawn on first use, into the cache),
+    or a folder benchmark by its path.
 
-    Default root: $VSPCN_DATA, else ./data; cub100 is also looked for beside the repository. Raises
-    `BenchmarkError` for an unknown name or for missing, partial or contradictory files.
+    Default root: `find_root`. Raises `BenchmarkError` for an unknown name or for missing, partial or contradictory
+    files.
     """
     name = str(name_or_path)
     if name in LAYOUTS:
-        return _official(name, _root(name, root)).check()
+        return _official(name, find_root(name, root)).check()
+    if name == "birdlets":
+        return replace(read_folder(birdlets_folder()), name=name).check()
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         return read_folder(folder).check()
@@ -53,14 +63,25 @@ def load_benchmark(name_or_path: str | Path, root: Path | str | None = None) -> 
     raise BenchmarkError(f"'{name}' is neither a folder nor a known benchmark: did you mean '{near}'?")
 
 
-def _root(name: str, root: Path | str | None) -> Path:
-    chosen = Path(root) if root else Path(os.environ.get("VSPCN_DATA") or "data")
-    if name == "cub100" and not root:
-        beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "cub100"
-        if beside.is_dir():
-            return beside
-        chosen = chosen / "cub100"
-    return chosen.expanduser()
+def birdlets_folder() -> Path:
+    """The folder of birdlets in the cache, drawn where it is not there yet."""
+    return build_birdlets(cache_dir() / BIRDLETS)
+
+
+def find_root(name: str, root: Path | str | None = None) -> Path:
+    """The folder that holds the official layout of `name`, or should.
+
+    `root`, else $VSPCN_DATA, else ../shared/data beside the repository where it is there, else ./data; in each a
+    folder called `name` (as cub100 and cub may lie side by side) comes before the folder itself.
+    """
+    asked = root or os.environ.get("VSPCN_DATA")
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    places = [Path(asked).expanduser()] if asked else [beside, Path("data")]
+    for place in places:
+        for folder in (place / name, place):
+            if (folder / LAYOUTS[name].images).is_dir():
+                return folder
+    return places[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +132,7 @@ def _numbers(file: Path, name: str, mat: dict[str, Any]) -> np.ndarray:
 
 def _mat(file: Path, names: list[str]) -> dict[str, Any]:
     if not file.is_file():
-        raise BenchmarkError(f"{file} is missing: get it with `python -m vspcn_lib data fetch NAME`")
+        raise BenchmarkError(f"{file} is missing: it belongs to the proposed splits, xlsa17.zip")
     try:
         mat = loadmat(file, variable_names=names)  # never the features: 200 MB that nobody reads here
     except Exception as error:
@@ -131,11 +152,13 @@ def _text(cell: Any) -> str:
 
 
 def _official(name: str, root: Path) -> Benchmark:
-    layout, fetch = LAYOUTS[name], f"python -m vspcn_lib data fetch {name} --root {root}"
+    layout = LAYOUTS[name]
+    fetch = UNFETCHED.get(name, f"get it with `python -m vspcn_lib data fetch {name} --root {root}`")
     splits = root / "xlsa17" / "data" / layout.splits
-    if not (root / layout.images).is_dir():
-        raise BenchmarkError(f"{name} is not in {root}: no folder {layout.images}; get it with `{fetch}`, or say where "
-                             "it is with --data.root or VSPCN_DATA")
+    for needed in (root / layout.images, splits / "att_splits.mat", splits / "res101.mat"):
+        if not needed.exists():
+            raise BenchmarkError(f"{name} is not whole in {root}: no {needed.relative_to(root)}; {fetch}, or say where "
+                                 "it is with --data.root or VSPCN_DATA")
     split = read_proposed_split(splits / "att_splits.mat")
     listed = _mat(splits / "res101.mat", ["image_files", "labels"])
     labels = _numbers(splits / "res101.mat", "labels", listed).ravel()
@@ -143,11 +166,14 @@ def _official(name: str, root: Path) -> Benchmark:
         raise BenchmarkError(f"{splits / 'res101.mat'}: labels must be whole numbers from 1 on")
     labels = labels.astype(np.int64) - 1
     tails = [_tail(_text(cell), layout) for cell in listed["image_files"].ravel()]
+    if len(tails) != len(labels):
+        raise BenchmarkError(f"{splits / 'res101.mat'} lists {len(tails)} images and {len(labels)} labels: it is "
+                             f"damaged, {fetch}")
     there = files_below(root / layout.images)
     missing = [t for t in tails if t not in there]
     if missing:
         raise BenchmarkError(f"{name}: {len(missing)} of {len(tails)} images are missing in {root / layout.images}, "
-                             f"first {', '.join(missing[:3])}: complete it with `{fetch}`")
+                             f"first {', '.join(missing[:3])}: {fetch}")
     check_indices(f"{splits / 'res101.mat'}: labels", labels, len(split.class_names), unique=False)
     for part in ("trainval", "test_seen", "test_unseen", "val"):
         check_indices(f"{splits / 'att_splits.mat'}: {part}_loc", getattr(split, part), len(tails))

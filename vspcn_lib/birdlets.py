@@ -47,18 +47,27 @@ Point = tuple[float, float]
 Colour = tuple[int, ...]
 
 
+class BirdletsError(RuntimeError):
+    """The folder of birdlets cannot be used; the message names it and what to do."""
+
+
 def build_birdlets(folder: Path, *, species: int = 40, images_per_species: int = 30, size: int = 128,
                    seed: int = 0, progress: bool = True) -> Path:
     """Render the folder benchmark (images, attributes, splits) into `folder`; a finished one is kept.
 
     30 % of the species are unseen; 20 % of a seen species' images are test_seen. A class's prototype is the
-    measured frequency of each attribute over its images, as in CUB. `size` in pixels.
+    measured frequency of each attribute over its images, as in CUB. `size` in pixels. Raises `BirdletsError` where the
+    folder cannot be written or holds other files.
     """
     if _complete(folder):
         return folder
-    if folder.exists() and any(folder.iterdir()):  # builds arrive by rename: not ours
-        raise FileExistsError(f"{folder} has files but no complete splits.json: empty it or choose another")
-    build_folder(folder, _complete, lambda partial: _write(partial, species, images_per_species, size, seed, progress))
+    try:
+        if folder.exists() and any(folder.iterdir()):  # builds arrive by rename: not ours
+            raise BirdletsError(f"{folder} has files but no complete splits.json: empty it or choose another place")
+        build_folder(folder, _complete, lambda new: _write(new, species, images_per_species, size, seed, progress))
+    except OSError as error:
+        raise BirdletsError(f"could not draw birdlets into {folder} ({error.strerror or error}): free some space, make "
+                            "it writable, or point VSPCN_CACHE to another disk") from error
     return folder
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import tyro
 
-from vspcn_lib.config import ConfigError, preset
+from vspcn_lib.config import Config, as_dict, preset
 from vspcn_lib.options import (
     Ablate,
     Bench,
@@ -63,13 +64,19 @@ def _parse(command: type, args: list[str]):
 
 
 def _train(a: Train) -> None:
-    from vspcn_lib.demo import table
     from vspcn_lib.train import run
 
     result = run(a.config, a.out, a.resume)
-    print("\n" + table({a.preset: result}))
+    print("\n" + _table(a.config, result))
     print(f"validation tau {result['tau']:+.3f}, oracle tau {result['oracle']['tau']:+.3f} (chosen on test labels: "
           f"not a result)\n{a.out}")
+
+
+def _table(config: Config, result: dict[str, Any]) -> str:
+    from vspcn_lib.demo import table
+    from vspcn_lib.records import method
+
+    return table({f"{result['benchmark']}: {method({'config': as_dict(config)})}": result})
 
 
 def _evaluate(a: Evaluate) -> None:
@@ -87,23 +94,23 @@ def _predict(a: Predict) -> None:
     print(predict(a.run, a.images, a.top))
 
 
-def _data(a: Data) -> None:
+def _data(a: Data) -> int:
     from vspcn_lib import archives
 
     if a.action == "fetch":
         archives.fetch(a.name, a.root)
-    elif a.action == "verify":
-        print(archives.verify(a.name, a.root))
-    else:
-        raise ConfigError(f"unknown action '{a.action}': choose fetch or verify")
+        return 0
+    text, ready = archives.verify(a.name, a.root)
+    print(text)
+    return 0 if ready else 2
 
 
 def _resume(a: Resume) -> None:
-    from vspcn_lib.demo import table
     from vspcn_lib.runs import RunFolder
     from vspcn_lib.train import run
 
-    print("\n" + table({a.run.name: run(RunFolder(a.run).config(), a.run, resume=True)}))
+    config = RunFolder(a.run).config()
+    print("\n" + _table(config, run(config, a.run, resume=True)))
 
 
 def _ablate(a: Ablate) -> int:
@@ -157,6 +164,7 @@ def _figures(a: Figures) -> None:
         print(path)
 
 
+STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
 COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
             "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
             "resume": (Resume, _resume), "ablate": (Ablate, _ablate), "sweep": (Sweep, _sweep),
@@ -164,7 +172,7 @@ COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evalua
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; a mistake of the user is one clear line and exit status 2, never a traceback."""
+    """Run one command; a mistake of the user is one clear line and exit status 2, Ctrl-C one and 130: no traceback."""
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print(HELP)
@@ -175,8 +183,16 @@ def main(argv: list[str] | None = None) -> int:
     command, act = COMMANDS[args[0]]
     try:
         return act(_parse(command, args[1:])) or 0
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
+    except OSError as error:  # of a file that no module speaks of: a target that cannot be written, say
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}; choose another place, or mend this one", file=sys.stderr)
+        return 2
     except Exception as error:
         if type(error).__module__.startswith("vspcn_lib"):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return 2
+            return 130 if type(error).__name__ == "Interrupted" else 2
         raise

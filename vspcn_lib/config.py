@@ -26,15 +26,15 @@ class DataConfig:
     """What is read: the benchmark, the image size and the attribute vectors."""
 
     benchmark: str = "birdlets"
-    """birdlets, cub100, cub, sun, awa2, or the path of a folder benchmark"""
+    """images, attributes and split: birdlets, cub100, cub, sun, awa2, or the path of a folder benchmark"""
     root: str = ""
-    """where the benchmark lies; empty: $VSPCN_DATA, else ./data"""
+    """where the benchmark lies; empty: $VSPCN_DATA, else ../shared/data beside the repository, else ./data"""
     size: int = 112
     """image side in pixels, a multiple of the ViT's patch"""
     images_per_class: int = 0
     """use at most this many training images of each class (0: all); test images are never thinned"""
     vectors: str = "glove-50"
-    """glove-50, glove-300, minilm (sentence embeddings), or a file in word2vec format"""
+    """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings), or a file in word2vec format"""
 
     def __post_init__(self) -> None:
         check_range("data.size", self.size, 16, 2048)
@@ -46,15 +46,16 @@ class ModelConfig:
     """The frozen ViT and what is put into it (design symbols in brackets)."""
 
     backbone: str = "packaged:vit-s14"
-    """packaged:vit-s14 (no model hub needed), a timm name (weights from the hub), or NAME@FILE.safetensors"""
+    """the frozen ViT: packaged:vit-s14 (no model hub needed), a timm name (weights from the hub), or
+    NAME@FILE.safetensors"""
     method: Literal["vspcn", "eszsl", "vpt-shallow", "vpt-deep", "sp", "finetune"] = "vspcn"
     """vspcn, or a baseline under the same protocol; without prompts vspcn is the linear head on the frozen ViT"""
     tuned_blocks: int = 0
     """finetune only: the last blocks that train; as many as the ViT has, or more, means every parameter"""
     visual_prompts: int = 8
-    """[P_v] 8 and 8: the counts of the first working prototype; 0 switches the visual side off"""
+    """number of visual prompts [P_v], 0 switches that side off; 8 and 8 are the first working prototype's counts"""
     semantic_prompts: int = 8
-    """[P_s] 0 switches the semantic side off"""
+    """number of semantic prompts [P_s], 0 switches that side off"""
     weak: bool = True
     """weak fusion at the input (WVPF, WSPF)"""
     strong: bool = True
@@ -62,19 +63,19 @@ class ModelConfig:
     adapter: bool = True
     """per-image semantic adapter; without it SSPF reads S^0 in every block"""
     first_strong_block: int = 7
-    """[l0 + 1] 1-based; the paper keeps blocks 1..6 shallow"""
+    """first block with strong fusion [l0 + 1], counted from 1; the paper keeps blocks 1..6 shallow"""
     alpha_v: float = 0.05
-    """[a_v] weight of the *attention* in SVPF; 0.05 means 95 % learned bias (the formula, not the prose)"""
+    """weight of the *attention* in SVPF [a_v]; 0.05 means 95 % learned bias (the formula, not the prose)"""
     alpha_s: float = 0.8
-    """[a_s] weight of the attention in SSPF"""
+    """weight of the attention in SSPF [a_s]"""
     alpha_a: float = 0.1
-    """[a_a] how much of an attribute token is rewritten by the image, a block"""
+    """how much of an attribute token the image rewrites in each block [a_a]"""
     embedding: Literal["visual-to-semantic", "semantic-to-visual"] = "visual-to-semantic"
     """where image and prototype meet: in attribute space, or in the ViT's feature space"""
     recompute: bool = False
     """compute the ViT's blocks again in the backward pass instead of keeping their activations: for large inputs"""
     scale: float = 20.0
-    """cosine scores x 20: the reference linear head's value, a softmax temperature of 0.05"""
+    """factor on cosine scores; 20 is the reference linear head's value, a softmax temperature of 0.05"""
 
     def __post_init__(self) -> None:
         for name in ("alpha_v", "alpha_s", "alpha_a"):
@@ -98,15 +99,15 @@ class LossConfig:
     gamma: float = 0.1
     """weight of L_AR; the MSE is summed over attributes of unit-norm prototypes, so it is O(1)"""
     lambda_ced: float = 0.3
-    """weight of L_CED, prototype's value; the paper gives none"""
+    """weight of L_CED; the first working prototype's value, as the paper gives none"""
     lambda_skd: float = 0.9
     """weight of L_SKD, the paper's value for CUB (0.35 for SUN)"""
     eta1: float = 1.0
-    """JSD inside L_SKD"""
+    """weight of the JSD inside L_SKD"""
     eta2: float = 1.0
-    """distance inside L_SKD"""
+    """weight of the distance inside L_SKD"""
     eps: float = 1.0
-    """keeps L_CED finite where the two distributions agree (KL = 0)"""
+    """added to L_CED's KL, which keeps the loss finite where the two distributions agree (KL = 0)"""
 
     def __post_init__(self) -> None:
         for name in ("gamma", "lambda_ced", "lambda_skd", "eta1", "eta2"):
@@ -119,28 +120,30 @@ class TrainConfig:
     """How long, how fast, how repeatable."""
 
     epochs: int = 6
-    """upper bound; the epoch kept is the best on validation classes"""
+    """most epochs to train; the epoch kept is the best on validation classes"""
     head_epochs: int = 0
     """epochs of the heads alone, on the features of the model's start, before everything trains (0: the paper, heads
     start at random with the rest); a short budget gains by it, see the cub presets"""
     head_lr: float = 1e-3
-    """constant, for `head_epochs` alone; not `lr`, which rows that fine-tune the ViT must lower"""
+    """learning rate of `head_epochs` alone, constant; not `lr`, which rows that fine-tune the ViT must lower"""
     batch_size: int = 32
+    """images in a batch"""
     lr: float = 1e-3
-    """peak of a one-cycle schedule (paper: Adam, 1e-3)"""
+    """peak learning rate of a one-cycle schedule (paper: Adam, 1e-3)"""
     weight_decay: float = 1e-4
-    """the paper's"""
+    """of Adam; the paper's value"""
     clip: float = 1.0
-    """gradient norm; log-ratio losses give rare spikes"""
+    """largest gradient norm, longer ones are scaled down to it; log-ratio losses give rare spikes"""
     accumulate: int = 1
     """batches to one optimiser step"""
     augment: bool = True
     """random resized crop, flip, colour jitter; ignored for the linear head on frozen features"""
     seed: int = 0
+    """of the first weights, the held-out images, the order of images and their augmentation"""
     held_out: float = 0.2
     """share of the remaining training classes' images kept for selection (validation 'seen')"""
     precision: Literal["no", "bf16"] = "no"
-    """bf16 on hardware that has it"""
+    """no: float32; bf16: mixed precision, on hardware that has it"""
 
     def __post_init__(self) -> None:
         check_range("train.epochs", self.epochs, 1, 10000)
@@ -181,9 +184,8 @@ _LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
 # Few steps are left once the heads have found their way: the heads first, as long as the linear head's own training,
 # and batches of 16 for twice the steps an image.
 _SHORT = {"head_epochs": 30, "batch_size": 16}
-# With eps = 1 the KL below the errors pays more than being right: on validation classes the visual stream fell to
-# H 7, with these two it reached 39, cls stayed (51.3, 51.6; 15 images a class, 3 epochs, one seed). Their ratio
-# keeps L_CED's pull on the errors about 0.3.
+# With eps = 1 the KL pays more than being right: the visual stream's validation H fell to 7, with these two it reached
+# 39, cls stayed (51.3, 51.6; 15 images a class, 3 epochs, one seed). Their ratio keeps L_CED's pull at about 0.3.
 _RIGHT_FIRST = {"eps": 10.0, "lambda_ced": 3.0}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -191,8 +193,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cub100": {"data": {"benchmark": "cub100", "size": 224}, "loss": _RIGHT_FIRST, "train": _SHORT},
     "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25},
                      "loss": _RIGHT_FIRST, "train": {**_SHORT, "precision": "bf16"}},
-    "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB,
-            "train": {"epochs": 20}},
+    "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB, "train": {"epochs": 20}},
     "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, "model": _HUB,
             "loss": {"lambda_skd": 0.35}, "train": {"epochs": 20}},
     "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, "model": _HUB,
@@ -252,7 +253,7 @@ def preset(name: str) -> Config:
 
 def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
     """`config` with `changes` ({"model": {"alpha_v": 0.1}}) applied; unknown keys raise `ConfigError`."""
-    known = {f.name: f.name for f in dataclasses.fields(Config)}
+    known = [f.name for f in dataclasses.fields(Config)]
     if not isinstance(changes, dict):
         raise ConfigError(f"settings must be groups ({', '.join(known)}) of fields, not {type(changes).__name__}")
     for group, values in changes.items():

@@ -19,10 +19,10 @@ import ipywidgets as widgets
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from vspcn_lib.environment import environment
 from vspcn_lib.fields import Choice, Slider
 from vspcn_lib.plots import png
 from vspcn_lib.probe import Cancelled
-from vspcn_lib.runs import environment
 
 WRONG = "#a00"  # the colour of a sentence that says what went wrong; all others are neutral
 

@@ -7,27 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from vspcn_lib import gallery, metrics, plots
-from vspcn_lib.birdlets import build_birdlets, contact_sheet
-from vspcn_lib.capture import prompt_attention
+from vspcn_lib.benchmarks import birdlets_folder
+from vspcn_lib.birdlets import contact_sheet
 from vspcn_lib.config import preset
-from vspcn_lib.images import cache_dir
-from vspcn_lib.model import VSPCN
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.train import run
-from vspcn_lib.workspace import BIRDLETS, Workspace
+from vspcn_lib.trained import load_trained, unseen_attention
 
 COLUMNS = ("method", "U", "S", "H", "oracle H", "CZSL", "AUSUC", "trainable", "seconds")
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """One line a result record: percent at the validation tau, H at the oracle tau, AUSUC x 100."""
-    lines = ["{:<12}{:>7}{:>7}{:>7}{:>10}{:>7}{:>7}{:>12}{:>9}".format(*COLUMNS)]
+    """One line a result record: percent at the validation tau, H at the oracle tau, AUSUC in 0..1."""
+    wide = max([12, *(len(name) + 1 for name in rows)])
+    lines = ["{:<{wide}}{:>7}{:>7}{:>7}{:>10}{:>7}{:>7}{:>12}{:>9}".format(*COLUMNS, wide=wide)]
     for name, r in rows.items():
-        lines.append(f"{name:<12}{r['U']:7.1f}{r['S']:7.1f}{r['H']:7.1f}{r['oracle']['H']:10.1f}{r['CZSL']:7.1f}"
+        lines.append(f"{name:<{wide}}{r['U']:7.1f}{r['S']:7.1f}{r['H']:7.1f}{r['oracle']['H']:10.1f}{r['CZSL']:7.1f}"
                      f"{r['AUSUC']:7.3f}{r['parameters']['trainable']:12,}{r['seconds']:9.0f}")
     return "\n".join(lines)
 
@@ -35,7 +31,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Train both methods into `out` (finished parts are kept), print the table, draw the pictures."""
     start = time.time()
-    sheet = contact_sheet(build_birdlets(cache_dir() / BIRDLETS), out / "birdlets.png")
+    sheet = contact_sheet(birdlets_folder(), out / "birdlets.png")
     rows, curves, chosen = {}, {}, {}
     for title, name in {"linear head": "birdlets-linear", "VSPCN": "birdlets"}.items():
         config = preset(name)
@@ -52,22 +48,6 @@ def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
     print("\n'oracle H' picks tau on the test labels, as much of the literature does; it is not a result.")
     print(f"\npictures: {sheet}\n          {curve}\n          {attention}\n{time.time() - start:.0f} s in all")
     return rows
-
-
-def load_trained(folder: RunFolder, work: Workspace | None = None) -> tuple[Workspace, VSPCN]:
-    """The workspace and the trained model of a finished run. Raises `RunError` where they do not fit."""
-    work = work or Workspace.open(folder.config())
-    model = work.model()
-    model.load_state_dict(folder.load_checkpoint(work.backbone.source), strict=False)
-    return work, model.eval()
-
-
-def unseen_attention(work: Workspace, model: VSPCN, birds: int = 4) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Indices of a few unseen images, and where cls, visual and semantic prompts of the last block look in them."""
-    unseen = work.bench.test_unseen
-    chosen = unseen[np.linspace(0, len(unseen) - 1, birds).astype(int)]
-    images = torch.cat([x for x, _, _ in work.batches(chosen, augment=False).epoch(0)])
-    return chosen, {s: m.numpy() for s, m in prompt_attention(model, images).items()}
 
 
 def draw_attention(run_folder: Path, target: Path) -> Path:

@@ -9,9 +9,9 @@ import torch
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances, silhouette_score
 
-from vspcn_lib.demo import load_trained
 from vspcn_lib.evaluation import forward
 from vspcn_lib.runs import RunFolder
+from vspcn_lib.trained import load_trained
 from vspcn_lib.workspace import Workspace
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
+from vspcn_lib.environment import environment
 from vspcn_lib.memory import room
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.processes import gather, share
-from vspcn_lib.runs import RunFolder, environment
+from vspcn_lib.runs import RunFolder
 from vspcn_lib.splits import Benchmark
 from vspcn_lib.workspace import Workspace
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from vspcn_lib.curves import read_curves
-from vspcn_lib.demo import load_trained, unseen_attention
 from vspcn_lib.embeddings import cls_embeddings, separation, tsne_layout
 from vspcn_lib.plots import plain_name
 from vspcn_lib.records import provenance
 from vspcn_lib.runs import RunError, RunFolder, replacing
+from vspcn_lib.trained import load_trained, unseen_attention
 
 
 def write_exhibit(runs: dict[str, Path], target: Path, perplexity: int = 30) -> Path:

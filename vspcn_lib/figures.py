@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from vspcn_lib import gallery, metrics, plots, tables
-from vspcn_lib.birdlets import build_birdlets, contact_sheet
+from vspcn_lib.benchmarks import birdlets_folder
+from vspcn_lib.birdlets import contact_sheet
 from vspcn_lib.config import DataConfig
 from vspcn_lib.curves import draw_curves
-from vspcn_lib.images import cache_dir, decode
+from vspcn_lib.images import decode
 from vspcn_lib.records import EXHIBIT, STUDY, method, provenance, read_records
-from vspcn_lib.workspace import BIRDLETS, open_benchmark
+from vspcn_lib.workspace import open_benchmark
 
 
 def draw_figures(records: Path, target: Path) -> list[Path]:
@@ -29,7 +30,7 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
     benchmarks = sorted({r["result"]["benchmark"] for r in found.values()})
     drawn = [_seen_unseen(benchmark, found, target) for benchmark in benchmarks]
     if "birdlets" in benchmarks:  # one bird a species, rendered by the project itself
-        contact_sheet(build_birdlets(cache_dir() / BIRDLETS), target / "birdlets.png")
+        contact_sheet(birdlets_folder(), target / "birdlets.png")
     for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
         runs = read_records(folder)
         figure = gallery.ablation_bars(tables.ablation_table(runs), tables.PAPER_H)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from vspcn_lib.splits import Benchmark, BenchmarkError, files_below
+
+_KEYS = ("trainval", "test_seen", "test_unseen", "val_classes")  # of splits.json
 
 
 def read_folder(folder: Path) -> Benchmark:
     """images/<class>/<file>, attributes.csv, splits.json (drawn with seed 0 and said so when absent).
 
+    Hidden files and files that are no images by their suffix (.DS_Store, Thumbs.db) are passed over.
     Raises `BenchmarkError` that names the file and the entry.
     """
     classes, names, prototypes = _attributes_csv(folder / "attributes.csv")
-    files = sorted(files_below(folder / "images"))
+    files = sorted(f for f in files_below(folder / "images") if _is_image(f))
     if not files:
         raise BenchmarkError(f"{folder / 'images'} holds no images: put them in images/<class>/<file>")
     position, index = {c: i for i, c in enumerate(classes)}, {f: i for i, f in enumerate(files)}
@@ -33,14 +39,20 @@ def read_folder(folder: Path) -> Benchmark:
             raise BenchmarkError(f"{file} is not valid JSON: {error}") from error
         if not isinstance(splits, dict):
             raise BenchmarkError(f"{file} must be an object with 'trainval', 'test_seen' and 'test_unseen'")
+        unknown = [key for key in splits if key not in _KEYS]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], _KEYS, n=1, cutoff=0.0)[0]
+            raise BenchmarkError(f"{file}: unknown key '{unknown[0]}', did you mean '{near}'? known: "
+                                 f"{', '.join(_KEYS)}")
         lists = []
-        for key in ("trainval", "test_seen", "test_unseen"):
+        for key in _KEYS[:3]:
             found = splits.get(key)
             if not isinstance(found, list) or not found or not all(isinstance(f, str) for f in found):
                 raise BenchmarkError(f"{file}: '{key}' must be a list of '<class>/<file>' that is not empty")
             lost = [f for f in splits[key] if f not in index]
             if lost:
-                raise BenchmarkError(f"{file}: {len(lost)} of '{key}' are not in images/, first '{lost[0]}'")
+                raise BenchmarkError(f"{file}: {len(lost)} of '{key}' are not in images/ (or no images by their "
+                                     f"suffix), first '{lost[0]}'")
             lists.append(np.array(sorted(index[f] for f in splits[key]), dtype=np.int64))
         val_names = splits.get("val_classes")
     else:
@@ -61,6 +73,16 @@ def read_folder(folder: Path) -> Benchmark:
         val = np.array(sorted(position[c] for c in val_names), dtype=np.int64)
     paths = tuple(folder / "images" / f for f in files)
     return Benchmark(folder.name, paths, labels, classes, names, prototypes, *lists, val, note)
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file below images/ is meant as one: no hidden file or folder, and a suffix that Pillow opens."""
+    return not any(part.startswith(".") for part in name.split("/")) and Path(name).suffix.lower() in _suffixes()
+
+
+@cache
+def _suffixes() -> set[str]:
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _draw(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

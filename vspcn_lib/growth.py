@@ -67,8 +67,7 @@ def _pass_over(images: int, size: int = 112, classes: int = 200) -> dict[str, fl
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.lib.format.open_memmap(f"{folder}/pixels.npy", "w+", np.uint8, (images, 3, size, size))
         labels, indices = np.arange(images) % classes, np.arange(images)
-        batches = Batches(pixels, labels, indices, 64, size=size, normalise=Normalise((0.5,) * 3, (0.5,) * 3),
-                          device="cpu")
+        batches = Batches(pixels, labels, indices, 64, normalise=Normalise((0.5,) * 3, (0.5,) * 3), device="cpu")
         next(iter(batches.epoch(0)))
         before, most = _anonymous_mib(), 0.0
         for number, _ in enumerate(batches.epoch(0)):

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from vspcn_lib.digests import file_digests
 from vspcn_lib.files import exclusive
 
 MAX_PIXELS = 100_000_000  # read from the header, before decoding: a small file can claim gigabytes
-CACHE_FORMAT = "1"  # part of the cache key; raise it when `decode` changes
+CACHE_FORMAT = "2"  # part of the cache key; raise it when `decode` changes
 
 
 class ImageError(ValueError):
@@ -49,7 +50,7 @@ def decode(path: Path, size: int) -> np.ndarray:
     """One image file as uint8 RGB [3,size,size]: turned as EXIF says, shorter side to `size`, centre crop.
 
     Grey, CMYK, palette, transparent and 16-bit files become plain RGB. Raises `ImageError` for a file that is
-    missing, empty, truncated, no image, or larger than 100 megapixels.
+    missing, empty, truncated, no image, of 32-bit or floating-point numbers, or larger than 100 megapixels.
     """
     try:
         if os.path.getsize(path) == 0:
@@ -61,8 +62,13 @@ def decode(path: Path, size: int) -> np.ndarray:
                                  f"{MAX_PIXELS:,}: scale it down or take it out of the split")
             opened.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the side
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow's convert would clip at 255
+            # 16-bit grey, for which some versions of Pillow have I: its convert would clip at 255.
+            if image.mode.startswith("I;16") or (image.mode == "I" and opened.format in ("PNG", "PPM")):
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                kind = "floating-point" if image.mode == "F" else "32-bit"
+                raise ImageError(f"{path} holds {kind} numbers, of which nothing says what is white: save it with 8 or "
+                                 "16 bits a channel")
             elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             image = image.convert("RGB")
@@ -82,17 +88,18 @@ def decode(path: Path, size: int) -> np.ndarray:
 def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, progress: bool = True) -> np.ndarray:
     """The images as a read-only memory map uint8 [n,3,size,size], decoded on first use only.
 
-    The key covers size, format version and each file's name, length and time stamp, so a changed file is
-    decoded anew. All bad files are reported in one `ImageError`, and nothing half-written is left.
+    The key covers size, format version and what is in each file, so a changed file is decoded anew, and a moved or
+    copied folder is not. All bad files are reported in one `ImageError`, and nothing half-written is left.
     """
-    key = hashlib.sha256(f"{CACHE_FORMAT} {size}".encode())
-    for path in paths:
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise ImageError(f"{path} does not exist: check the dataset folder") from error
-        key.update(f"{path.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     folder = (root or cache_dir()) / "images"
+    try:
+        digests = file_digests(paths, folder / "digests", progress)
+    except OSError as error:
+        if error.filename not in map(os.path.abspath, paths):
+            raise ImageError(_unwritable(folder, error)) from error
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ImageError(f"{error.filename} {why}: check the dataset folder") from error
+    key = hashlib.sha256("\n".join([f"{CACHE_FORMAT} {size}", *digests]).encode())
     target = folder / f"{key.hexdigest()[:32]}.npy"
     if not target.exists():
         try:
@@ -103,8 +110,7 @@ def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, p
                 if not target.exists():
                     _build(paths, size, target, progress)
         except OSError as error:
-            raise ImageError(f"could not write the image cache {target} ({error.strerror or error}): free some space, "
-                             "make it writable, or point VSPCN_CACHE to another disk") from error
+            raise ImageError(_unwritable(target, error)) from error
     try:
         pixels = np.load(target, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
@@ -112,6 +118,11 @@ def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, p
     if pixels.shape != (len(paths), 3, size, size) or pixels.dtype != np.uint8:
         raise ImageError(f"the image cache {target} holds {pixels.dtype} {pixels.shape}: delete it, it is made anew")
     return pixels
+
+
+def _unwritable(cache: Path, error: OSError) -> str:
+    return (f"could not write the image cache {cache} ({error.strerror or error}): free some space, make it writable, "
+            "or point VSPCN_CACHE to another disk")
 
 
 def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> None:
@@ -145,19 +156,20 @@ def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> No
 
 
 class Batches:
-    """Batches of cached images, normalised, and with `augment` shuffled, cropped, flipped and jittered.
+    """Batches of cached images, normalised; with `shuffle` in another order each epoch, with `augment` cropped,
+    flipped and jittered.
 
     Everything random is fixed by (seed, epoch, batch), so an interrupted epoch continues exactly.
     """
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int, *, size: int,
-                 normalise: Normalise, device: torch.device | str, augment: bool = False, seed: int = 0,
-                 scale: tuple[float, float] = (0.6, 1.0), jitter: float = 0.2,
-                 own: Callable[[int], np.ndarray] | None = None) -> None:
+    scale, jitter = (0.6, 1.0), 0.2  # share of the area that a crop keeps; how far colours move
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int, *,
+                 normalise: Normalise, device: torch.device | str, augment: bool = False, shuffle: bool = False,
+                 seed: int = 0, own: Callable[[int], np.ndarray] | None = None) -> None:
         self.pixels, self.labels, self.indices, self.batch_size = pixels, labels, indices, batch_size
-        self.size, self.normalise, self.device = size, normalise, torch.device(device)
-        self.augment, self.seed, self.scale, self.jitter = augment, seed, scale, jitter
-        self.own = own or np.arange
+        self.size, self.normalise, self.device = pixels.shape[-1], normalise, torch.device(device)
+        self.augment, self.shuffle, self.seed, self.own = augment, shuffle, seed, own or np.arange
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -168,15 +180,13 @@ class Batches:
         Of the images only the rows `own(B)`, where several processes share a batch.
         """
         order = self.indices
-        if self.augment:
+        if self.shuffle:
             order = np.random.default_rng([self.seed, e]).permutation(order)
         parts = [order[b * self.batch_size:(b + 1) * self.batch_size] for b in range(start, len(self))]
         for b, (chosen, raw) in enumerate(zip(parts, self._ahead(parts), strict=True), start):
             images = raw.to(self.device, non_blocking=True).float() / 255
             if self.augment:
                 images = self._augment(images, np.random.default_rng([self.seed, e, b]), len(chosen))
-            elif images.shape[-1] != self.size:
-                images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
             yield self.normalise(images), torch.as_tensor(self.labels[chosen], device=self.device), chosen
 
     def _read(self, chosen: np.ndarray) -> Tensor:

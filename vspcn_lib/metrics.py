@@ -9,6 +9,10 @@ import numpy as np
 import pandas as pd
 
 
+class MetricsError(ValueError):
+    """Scores, labels or tau cannot be measured; the message says why."""
+
+
 @dataclass(frozen=True)
 class GZSLMetrics:
     """Per-class mean accuracies in percent."""
@@ -53,13 +57,13 @@ def _best(scores: Any, labels: Any, unseen: Any) -> _Best:
 
     scores, labels, unseen = array(scores), array(labels).astype(np.int64), array(unseen).astype(bool)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or unseen.shape != scores.shape[1:]:
-        raise ValueError(f"scores [n,C], labels [n], unseen [C] do not fit: {scores.shape}, {labels.shape}, "
-                         f"{unseen.shape}")
+        raise MetricsError(f"scores [n,C], labels [n], unseen [C] do not fit: {scores.shape}, {labels.shape}, "
+                           f"{unseen.shape}")
     if len(labels) and not (0 <= labels.min() and labels.max() < scores.shape[1]):
-        raise ValueError(f"labels must lie in 0..{scores.shape[1] - 1}, got {labels.min()}..{labels.max()}")
+        raise MetricsError(f"labels must lie in 0..{scores.shape[1] - 1}, got {labels.min()}..{labels.max()}")
     if not unseen.any() or unseen.all():
-        raise ValueError("both seen and unseen classes are needed: `unseen` is all "
-                         + ("true" if unseen.all() else "false"))
+        raise MetricsError("both seen and unseen classes are needed: `unseen` is all "
+                           + ("true" if unseen.all() else "false"))
     sides, n = (np.flatnonzero(~unseen), np.flatnonzero(unseen)), len(labels)
     where, value = np.empty((2, n), np.int64), np.empty((2, n))
     largest, step = 0.0, max(1, CHUNK // (scores.itemsize * scores.shape[1]))
@@ -68,7 +72,7 @@ def _best(scores: Any, labels: Any, unseen: Any) -> _Best:
         lowest, highest = part.min(), part.max()
         if not (np.isfinite(lowest) and np.isfinite(highest)):
             bad = sum(int((~np.isfinite(scores[i:i + step])).sum()) for i in range(0, n, step))
-            raise ValueError(f"scores hold {bad} values that are not finite")
+            raise MetricsError(f"scores hold {bad} values that are not finite")
         largest = max(largest, abs(float(lowest)), abs(float(highest)))
         for side, columns in enumerate(sides):
             of_side = part[:, columns]
@@ -110,12 +114,12 @@ def gzsl_metrics(scores: Any, labels: Any, unseen: Any, tau: float = 0.0) -> GZS
     """U, S, H, CZSL in percent of argmax_c(score_c + tau 1[c unseen]) (design section 2).
 
     `scores` [n,C], `labels` [n], `unseen` [C] bool, arrays or tensors; tau in score units. U and S search the
-    whole label space, CZSL ranks unseen images over unseen classes. Raises ValueError for shapes that do not
+    whole label space, CZSL ranks unseen images over unseen classes. Raises `MetricsError` for shapes that do not
     fit, labels out of range, scores or tau that are not finite.
     """
     best = _best(scores, labels, unseen)
     if not np.isfinite(tau):
-        raise ValueError(f"tau = {tau} is out of range: choose a finite number of score units")
+        raise MetricsError(f"tau = {tau} is out of range: choose a finite number of score units")
     labels, is_unseen = best.labels, best.unseen[best.labels]
     predicted = best.predicted(tau)
     U = per_class_accuracy(predicted[is_unseen], labels[is_unseen])

@@ -190,7 +190,9 @@ class VSPCN(ZeroShotModel):
         return found
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [B,3,H,W] to [B,D] by stream."""
+        """Images [B,3,H,W] to [B,D] by stream; without prompts through timm's own operations, to the bit."""
+        if not self.layout.visual + self.layout.semantic:
+            return self.by_stream(self.tokens(images))
         return self.by_stream(self.deep(*self.shallow(images)))
 
 

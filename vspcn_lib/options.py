@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from vspcn_lib.config import ROWS, Config
+
+RunArgument = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+FileArgument = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,9 @@ class Train:
 class Evaluate:
     """Every metric of a finished run, computed from its saved score matrix."""
 
-    run: tyro.conf.Positional[Path]
-    tau: float | None = None
+    run: RunArgument
+    """folder of the run"""
+    tau: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
     """calibration in score units; default: the run's validation tau"""
 
 
@@ -37,8 +41,11 @@ class Evaluate:
 class Predict:
     """The most likely classes of image files, and the attributes that speak for each."""
 
-    run: tyro.conf.Positional[Path]
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    run: RunArgument
+    """folder of a finished run"""
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(
+        metavar="IMAGE...", help_behavior_hint="(one or more)")]
+    """image files, of any size"""
     top: int = 3
     """classes to show an image"""
 
@@ -47,19 +54,21 @@ class Predict:
 class Data:
     """Fetch or verify a benchmark."""
 
-    action: tyro.conf.Positional[str]
-    """fetch or verify"""
-    name: tyro.conf.Positional[str]
-    """cub, sun, awa2 or cub100"""
-    root: Path = Path("data")
-    """folder that holds the benchmarks"""
+    action: Annotated[tyro.conf.Positional[Literal["fetch", "verify"]], tyro.conf.arg(metavar="ACTION")]
+    """fetch: download, check and unpack; verify: what is there, what is missing (exit status 2 until it is ready)"""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """cub, sun, awa2, or (verify only) cub100"""
+    root: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """folder that holds the benchmarks; default: $VSPCN_DATA, else ../shared/data beside the repository where they are
+    there, else ./data"""
 
 
 @dataclass(frozen=True)
 class Resume:
     """Finish the run of a folder with the config it was started with."""
 
-    run: tyro.conf.Positional[Path]
+    run: RunArgument
+    """folder of the run"""
 
 
 @dataclass(frozen=True)
@@ -124,26 +133,31 @@ class Demo:
     """Linear head and VSPCN on birdlets: one table, three pictures."""
 
     out: Path = Path("outputs/demo")
+    """folder for both runs and the pictures; what is finished in it is kept"""
     seed: int = 0
+    """seed of both trainings"""
 
 
 @dataclass(frozen=True)
 class Record:
     """Keep a finished run as one small JSON file: config, result, selection, tau sweep."""
 
-    run: tyro.conf.Positional[Path]
-    file: tyro.conf.Positional[Path]
+    run: RunArgument
+    """folder of a finished run"""
+    file: FileArgument
+    """the record to write"""
 
 
 @dataclass(frozen=True)
 class Exhibit:
     """Keep what a finished run shows as one small JSON file: t-SNE, training curves, attention maps (birdlets)."""
 
-    linear: tyro.conf.Positional[Path]
+    linear: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LINEAR")]
     """the linear head's run folder"""
-    run: tyro.conf.Positional[Path]
+    run: RunArgument
     """VSPCN's run folder"""
-    file: tyro.conf.Positional[Path]
+    file: FileArgument
+    """the exhibit to write"""
 
 
 @dataclass(frozen=True)
@@ -151,4 +165,6 @@ class Figures:
     """Redraw every figure, and print the table, from the committed records."""
 
     records: Path = Path("records")
+    """folder of the records"""
     out: Path = Path("figures")
+    """where figures and results.md go"""

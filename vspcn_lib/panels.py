@@ -17,11 +17,11 @@ from vspcn_lib import metrics, plots
 from vspcn_lib.capture import attention_maps
 from vspcn_lib.checks import images_in, prompted, spread
 from vspcn_lib.controls import Panel, named
-from vspcn_lib.demo import load_trained
 from vspcn_lib.fields import Choice, Slider, field_help
 from vspcn_lib.model import VSPCN
 from vspcn_lib.probe import Probe
 from vspcn_lib.runs import RunFolder
+from vspcn_lib.trained import load_trained
 from vspcn_lib.workspace import Workspace
 
 

@@ -15,11 +15,11 @@ from vspcn_lib import gallery, plots
 from vspcn_lib.capture import attention_maps
 from vspcn_lib.checks import PanelError, prompted
 from vspcn_lib.controls import Panel, named
-from vspcn_lib.demo import load_trained
 from vspcn_lib.embeddings import cls_embeddings, separation, tsne_layout
 from vspcn_lib.fields import Choice, Slider, field_help
 from vspcn_lib.model import VSPCN
 from vspcn_lib.runs import RunFolder
+from vspcn_lib.trained import load_trained
 from vspcn_lib.workspace import Workspace
 
 

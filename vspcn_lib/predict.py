@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vspcn_lib.demo import load_trained
-from vspcn_lib.images import decode
+from vspcn_lib.images import ImageError, decode
 from vspcn_lib.runs import RunFolder
+from vspcn_lib.trained import load_trained
 
 
 @torch.no_grad()
@@ -21,11 +21,12 @@ def predict(run: Path, images: Sequence[Path], top: int = 3) -> str:
     Raises `RunError` for an unfinished run, `ImageError` for a file that is no usable image.
     """
     folder = RunFolder(run)
+    if not images:
+        raise ImageError("no image to look at: name one file or more after the run folder")
     pixels = np.stack([decode(path, folder.config().data.size) for path in images])  # bad files first
     work, model = load_trained(folder)
     bench, tau = work.bench, float(folder.scores()["tau"])
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (work.backbone.normalise.mean, work.backbone.normalise.std))
-    x = ((torch.from_numpy(pixels) / 255 - mean) / std).to(work.accelerator.device)
+    x = work.backbone.normalise(torch.from_numpy(pixels).to(work.accelerator.device) / 255)
     prototypes = model.heads.prototypes(torch.as_tensor(bench.prototypes, device=x.device))
     embedded = model(x).embedded["cls"]
     scores = model.heads.scores({"cls": embedded}, prototypes)["cls"].cpu().numpy() + tau * bench.unseen_mask

@@ -62,13 +62,15 @@ def read_records(folder: Path, entries: tuple[str, ...] = RUN) -> dict[str, dict
 
 
 def method(record: dict[str, Any]) -> str:
-    """The name of a record's row: VSPCN or the linear head, the image size, a thinned training set, bf16."""
+    """The name of a record's row: VSPCN, linear head or baseline, image size, thinned training set, bf16."""
     config = record["config"]
     model, data = config["model"], config["data"]
     prompted = model["visual_prompts"] + model["semantic_prompts"] > 0
+    own = model.get("method", "vspcn")
+    name = own if own != "vspcn" else "VSPCN" if prompted else "linear head"
     thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
     half = ", bf16" if config["train"]["precision"] == "bf16" else ""
-    return f"{'VSPCN' if prompted else 'linear head'}, {data['size']} px{thinned}{half}"
+    return f"{name}, {data['size']} px{thinned}{half}"
 
 
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:

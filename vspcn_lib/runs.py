@@ -6,13 +6,10 @@ import hashlib
 import io
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vspcn_lib.compare import changed_fields, changed_inputs
 from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.files import Busy, Damaged, checked, exclusive, sync_folder, unchecked, whole_rows
+
+_BEFORE_TRAINING = {"inputs.json", "lock"}  # beside config.json: a folder of these alone holds no run yet
 
 
 class RunError(RuntimeError):
@@ -62,25 +62,10 @@ def together() -> Iterator[None]:
                        f"processes again with --resume ({reason})") from error
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit that a record carries; no path and no host name."""
-    packages = ("torch", "timm", "accelerate", "numpy", "gensim", "safetensors")
-    here = Path(__file__).parent
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        commit = subprocess.run(command, cwd=here, text=True, capture_output=True,  # noqa: S603 - the user's own git
-                                check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return {"commit": commit, "python": platform.python_version(), "device": device,
-            "versions": {p: version(p) for p in packages}}
-
-
 @dataclass(frozen=True)
 class RunFolder:
-    """config.json, steps.jsonl, epochs.jsonl, checkpoint.safetensors, state.pt and the one before it, scores.npz,
-    result.json, and the lock of the process that writes them.
+    """config.json, inputs.json, steps.jsonl, epochs.jsonl, checkpoint.safetensors, state.pt and the one before it,
+    scores.npz, result.json, and the lock of the process that writes them.
     """
 
     path: Path
@@ -113,18 +98,17 @@ class RunFolder:
     def create(cls, path: Path, config: Config, resume: bool) -> RunFolder:
         """Open `path` for a new run, or for the same run again with `resume`.
 
+        A folder where nothing has been trained yet (a mistyped setting, say) is taken for a new run as it is.
         Raises `RunError` where a run is there already and `resume` is false, or where its config differs.
         """
         folder = cls(path)
-        if (path / "config.json").exists():
+        begun = {"config.json"} < {p.name for p in path.iterdir()} - _BEFORE_TRAINING if path.is_dir() else False
+        if (path / "config.json").exists() and (resume or begun):
             if not resume:
                 raise RunError(f"{path} already holds a run: continue it with --resume, or choose another --out")
-            if folder.config() != config:
-                old, new = as_dict(folder.config()), as_dict(config)
-                names = [f"{g}.{k} ({old[g][k]} -> {v})" for g, part in new.items() for k, v in part.items()
-                         if old[g][k] != v]
-                raise RunError(f"{path} was started with another config: {', '.join(names)}; resume with the same "
-                               "settings, or choose another --out")
+            if changed := changed_fields(folder.config(), config):
+                raise RunError(f"{path} was started with another config: {changed}; resume with the same settings, or "
+                               "choose another --out")
         else:
             if resume:
                 raise RunError(f"{path} holds no run to resume: leave --resume away to start one")
@@ -132,6 +116,7 @@ class RunFolder:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RunError(f"{path} cannot be made ({error.strerror}): choose another --out") from error
+            (path / "inputs.json").unlink(missing_ok=True)
             folder.write_json("config.json", as_dict(config))
         return folder
 
@@ -144,6 +129,20 @@ class RunFolder:
             return update(Config(), found)
         except ConfigError as error:
             raise RunError(f"{self.path / 'config.json'} is not a config of this version: {error}") from error
+
+    def check_inputs(self, inputs: dict[str, str], main: bool = True) -> None:
+        """Keep the checksums of what the run reads (`Workspace.inputs`), or compare them with those it began with.
+
+        Only the `main` process writes. Raises `RunError` that names what has changed.
+        """
+        began = self.read_json("inputs.json")
+        if began is None and main:
+            self.write_json("inputs.json", inputs)
+        if not isinstance(began or inputs, dict):
+            raise RunError(f"{self.path / 'inputs.json'} holds no checksums: restore it from a copy, or delete it")
+        if changed := changed_inputs(began or inputs, inputs):
+            raise RunError(f"{self.path} began with other data, this is {changed}: put back what was changed, or "
+                           "choose another --out")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
@@ -182,21 +181,25 @@ class RunFolder:
                     partial.write_bytes(text)
 
     def save_checkpoint(self, state: dict[str, Tensor], backbone: dict[str, str]) -> None:
-        """The trained weights as safetensors, with config and backbone in the metadata."""
+        """The trained weights as safetensors, with config, backbone and inputs in the metadata."""
         plain = {n: t.detach().cpu().contiguous() for n, t in state.items()}
         meta = {"config": json.dumps(as_dict(self.config())), "backbone": json.dumps(backbone),
-                "sha256": _digest(plain)}
+                "inputs": json.dumps(self.read_json("inputs.json")), "sha256": _digest(plain)}
         with replacing(self.path / "checkpoint.safetensors") as partial:
             save_file(plain, partial, metadata=meta)
 
-    def load_checkpoint(self, backbone: dict[str, str]) -> dict[str, Tensor]:
-        """The trained weights. Raises `RunError` when missing, damaged, or trained on another backbone."""
+    def load_checkpoint(self, backbone: dict[str, str], inputs: dict[str, str] | None = None) -> dict[str, Tensor]:
+        """The trained weights.
+
+        Raises `RunError` when missing, damaged, of another config, or trained on another backbone or other `inputs`.
+        """
         file = self.path / "checkpoint.safetensors"
         try:
             with safe_open(file, framework="pt") as opened:
                 meta = opened.metadata() or {}
                 state = {n: opened.get_tensor(n) for n in opened.keys()}
-            trained_on = json.loads(meta.get("backbone", "{}"))
+            trained_on, began = (dict(json.loads(meta.get(k, "null")) or {}) for k in ("backbone", "inputs"))
+            trained_with = update(Config(), json.loads(meta.get("config", "{}")))
             if meta.get("sha256", found := _digest(state)) != found:  # records of the first version carry none
                 raise Damaged(f"the checksum of its weights is {found[:12]}")
         except FileNotFoundError as error:
@@ -207,6 +210,12 @@ class RunFolder:
             raise RunError(f"{file} was trained on backbone {trained_on.get('tag')} "
                            f"({trained_on.get('sha256', '')[:12]}), this is {backbone.get('tag')} "
                            f"({backbone.get('sha256', '')[:12]}): use the same weights")
+        if changed := changed_fields(trained_with, self.config()):
+            raise RunError(f"{file} is of another config than the run's config.json: {changed}; put the files of "
+                           "one run together")
+        if began and inputs and (changed := changed_inputs(began, inputs)):  # the first version's carry none
+            raise RunError(f"{file} was trained on other data, this is {changed}: put back what was changed, or train "
+                           "again")
         return state
 
     def save_scores(self, **arrays: np.ndarray) -> None:
@@ -218,7 +227,8 @@ class RunFolder:
         """scores, labels, unseen, class_names of the test evaluation. Raises `RunError` when missing."""
         file = self.path / "scores.npz"
         if not file.exists():
-            raise RunError(f"{self.path} holds no scores.npz: run `evaluate` or finish the run with --resume")
+            self.config()  # the reason, where this is no run folder
+            raise RunError(f"{self.path} holds no scores.npz: finish it with `python -m vspcn_lib resume {self.path}`")
         return read_scores(file)
 
     def save_state(self, state: dict[str, Any]) -> None:

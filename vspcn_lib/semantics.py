@@ -20,14 +20,14 @@ HUB = {"glove-300": ("glove-wiki-gigaword-300", "29e9329ac2241937d55b852e8284e89
 SENTENCES = "minilm"  # all-MiniLM-L6-v2, 384-d, from the package index
 SOURCES = ("glove-50", *HUB, SENTENCES)
 
-# What the vocabularies lack, said in words that they have.
+# Compounds, misspellings and rare forms of the official attribute names in words that every vocabulary knows well.
 FIXES = {
     "spatulate": "broad", "upperparts": "upper parts", "underparts": "under parts", "uppertail": "upper tail",
     "undertail": "under tail", "eyebrow": "eye brow", "eyering": "eye ring", "eyeline": "eye line",
     "multicolored": "many colors", "longleg": "long leg", "longneck": "long neck", "toughskin": "tough skin",
     "buckteeth": "buck teeth", "chewteeth": "chew teeth", "meatteeth": "meat teeth", "strainteeth": "strain teeth",
     "newworld": "new world", "oldworld": "old world", "nestspot": "nest spot", "quadrapedal": "quadruped",
-    "flys": "flies", "hairless": "bald", "domestic": "domestic",
+    "flys": "flies", "hairless": "bald",
 }
 
 

@@ -25,7 +25,8 @@ from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, ConfigError, as_dict, check_name, update
-from vspcn_lib.runs import RunFolder, environment, replacing
+from vspcn_lib.environment import environment
+from vspcn_lib.runs import RunFolder, replacing
 from vspcn_lib.train import Interrupted, select
 from vspcn_lib.workspace import Workspace
 

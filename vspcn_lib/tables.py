@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vspcn_lib.config import ROWS
-from vspcn_lib.metrics import harmonic
+from vspcn_lib.metrics import MetricsError, harmonic
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
 PAPER_H = {"ViT only": 59.3, "full": 75.7}
@@ -34,11 +34,11 @@ def paired_bootstrap(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], d
 
     Classes are the sampling unit (U and S are means over classes): every draw resamples the unseen and the
     seen test classes, the same for both methods and all seeds; H is averaged over seeds. Arguments: records
-    with `classes`, one a seed, of one benchmark. Raises ValueError where their classes differ.
+    with `classes`, one a seed, of one benchmark. Raises `MetricsError` where their classes differ.
     """
     unseen = np.array(ours[0]["classes"]["unseen"])
     if any(record["classes"]["unseen"] != ours[0]["classes"]["unseen"] for record in [*ours, *theirs]):
-        raise ValueError("the records are of different class splits: compare runs of one benchmark")
+        raise MetricsError("the records are of different class splits: compare runs of one benchmark")
 
     def accuracies(records: list[dict[str, Any]]) -> np.ndarray:
         return np.array([record["classes"]["accuracy"] for record in records], dtype=float)

@@ -93,7 +93,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     attributes = torch.as_tensor(bench.prototypes[classes], device=acc.device)  # seen classes only
 
     model = work.model()
-    batches = work.batches(indices, augment=c.train.augment or c.model.cached, shared=True)
+    batches = work.batches(indices, augment=c.train.augment, shuffle=True, shared=True)
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
@@ -106,6 +106,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
 
     pieces = Pieces(model, acc, c.train.accumulate, c.train.batch_size)
     state = folder.load_state()
+    begun = time.monotonic() - (state or {}).get("seconds", 0.0)  # of all sessions and both phases
     if state and state["phase"] == phase:
         try:
             model.load_state_dict(state["model"], strict=False)
@@ -123,7 +124,8 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
         # Data order, augmentation and learning rate follow from (seed, epoch, batch): no generator needs keeping.
         if acc.is_main_process:
             folder.save_state({"phase": phase, "epoch": epoch, "batch": batch, "model": model.state(),
-                               "optimiser": optimiser.state_dict(), "history": history, "micro": pieces.micro})
+                               "optimiser": optimiser.state_dict(), "history": history, "micro": pieces.micro,
+                               "seconds": time.monotonic() - begun})
 
     stop, saved = stop or Event(), time.monotonic()
     with stop_on_interrupt(stop):
@@ -226,6 +228,7 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
 
     Returns {"best": row, "epochs": rows}. No test image is read, so settings may be compared by best["H"].
     """
+    folder.check_inputs(work.inputs, work.accelerator.is_main_process)
     selected = folder.read_json("selection.json")
     if selected is None:
         t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
@@ -252,12 +255,13 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         work = work or Workspace.open(config)
         with together():
             work.accelerator.wait_for_everyone()
+        earlier = (folder.load_state() or {}).get("seconds", 0.0)  # of the sessions before this one
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
         work.say("kept" + describe(best))
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
         result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
-                  "seconds": round(time.monotonic() - start, 1)}
+                  "seconds": round(earlier + time.monotonic() - start, 1)}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:

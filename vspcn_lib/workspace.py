@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -16,9 +17,8 @@ from tqdm.auto import tqdm
 from vspcn_lib.backbone import FrozenViT, load_backbone
 from vspcn_lib.baselines import build
 from vspcn_lib.benchmarks import load_benchmark
-from vspcn_lib.birdlets import build_birdlets
 from vspcn_lib.config import Config, DataConfig, data_root
-from vspcn_lib.images import Batches, cache_dir, image_cache
+from vspcn_lib.images import Batches, image_cache
 from vspcn_lib.memory import keep_freed_memory
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.processes import own_rows, state
@@ -31,13 +31,8 @@ class FeatureError(ValueError):
     """The frozen ViT returns numbers that are not finite; the message names an image."""
 
 
-BIRDLETS = "birdlets-v2"  # folder in the cache; the version changes when the pixels do
-
-
 def open_benchmark(config: DataConfig) -> Benchmark:
     """The benchmark of a config; birdlets are rendered on first use."""
-    if config.benchmark == "birdlets":
-        return replace(load_benchmark(build_birdlets(cache_dir() / BIRDLETS)), name="birdlets")
     return load_benchmark(config.benchmark, data_root(config))
 
 
@@ -93,17 +88,26 @@ class Workspace:
         torch.manual_seed(self.config.train.seed)
         return build(self.backbone, self.word_vectors, self.config.model).to(self.accelerator.device)
 
-    def batches(self, indices: np.ndarray, augment: bool, shared: bool = False) -> Batches | FeatureBatches:
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Checksums of what a run reads besides its config and its photos: a run goes on with the same ones."""
+        return {"split": self.bench.split_hash,
+                "class attributes": hashlib.sha256(self.bench.prototypes.tobytes()).hexdigest(),
+                "word vectors": hashlib.sha256(self.word_vectors.numpy().tobytes()).hexdigest(),
+                "backbone": self.backbone.source["sha256"]}
+
+    def batches(self, indices: np.ndarray, augment: bool, shuffle: bool = False,
+                shared: bool = False) -> Batches | FeatureBatches:
         """Image batches; for a model without prompts, batches of frozen features computed once.
 
         With `shared`, each of several processes gets its rows of every image batch.
         """
         t, device = self.config.train, self.accelerator.device
-        images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, size=self.config.data.size,
-                         normalise=self.backbone.normalise, device=device, augment=augment, seed=t.seed,
+        images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, normalise=self.backbone.normalise,
+                         device=device, augment=augment, shuffle=shuffle, seed=t.seed,
                          own=partial(own_rows, acc=self.accelerator) if shared else None)
         if self.config.model.cached:
-            return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, augment,
+            return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, shuffle,
                                   device)
         return images
 
@@ -114,8 +118,8 @@ class Workspace:
             self.known.append(torch.full((len(self.bench.labels), self.backbone.dim), torch.nan))
         known, wanted = self.known[0], torch.as_tensor(indices)
         missing = np.unique(indices[known[wanted, 0].isnan().numpy()])
-        plain = Batches(self.pixels, self.bench.labels, missing, 64, size=self.config.data.size,
-                        normalise=self.backbone.normalise, device=self.accelerator.device)
+        plain = Batches(self.pixels, self.bench.labels, missing, 64, normalise=self.backbone.normalise,
+                        device=self.accelerator.device)
         model = self.model().eval()
         for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=self.quiet):
             found = model.features(x)["cls"]
