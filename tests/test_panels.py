@@ -174,7 +174,8 @@ def test_an_exception_is_shown_escaped_and_the_panel_lives_on(tmp_path):
 
     panel = _panel(tmp_path, compute).set(x=1.5)
     assert "no &lt;b&gt;checkpoint" in panel.message.value and "no <b>checkpoint" in panel.sentence
-    assert not panel.image.value and panel.image.layout.visibility == "hidden" and panel.numbers.value == ""
+    assert panel.result is None and not panel.image.value and panel.numbers.value == ""
+    assert panel.image.layout.visibility == "hidden"
     saved = json.loads(panel.save().with_suffix(".json").read_text())  # what was shown last, with its own state
     assert saved["state"]["x"] == 1.0 and saved["numbers"] == "a 1.00"
     assert panel.set(x=0.5).text == "a 0.50" and panel.image.layout.visibility == "visible"
