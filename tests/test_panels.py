@@ -1,5 +1,6 @@
 """Panels: pure functions against the library's own numbers, and shells that survive what a reader types."""
 
+import base64
 import configparser
 import dataclasses
 import hashlib
@@ -20,7 +21,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from vspcn_lib import gallery, live, metrics, panels_features, plots
+from vspcn_lib import controls, gallery, live, metrics, panels_features, plots
 from vspcn_lib.checks import PanelError, spread
 from vspcn_lib.config import Config, ConfigError, as_dict, preset, update
 from vspcn_lib.controls import Panel, named, project_outputs
@@ -173,10 +174,26 @@ def test_an_exception_is_shown_escaped_and_the_panel_lives_on(tmp_path):
 
     panel = _panel(tmp_path, compute).set(x=1.5)
     assert "no &lt;b&gt;checkpoint" in panel.message.value and "no <b>checkpoint" in panel.sentence
-    assert not panel.image.value and panel.image.layout.visibility == "hidden" and panel.numbers.value == ""
+    assert panel.result is None and not panel.image.value and panel.numbers.value == ""
+    assert panel.image.layout.visibility == "hidden"
     saved = json.loads(panel.save().with_suffix(".json").read_text())  # what was shown last, with its own state
     assert saved["state"]["x"] == 1.0 and saved["numbers"] == "a 1.00"
     assert panel.set(x=0.5).text == "a 0.50" and panel.image.layout.visibility == "visible"
+
+
+def test_a_page_without_a_kernel_gets_the_picture_only_where_there_is_one(tmp_path, monkeypatch):
+    def compute(state, stop):
+        if state.x > 1:
+            raise RuntimeError("no checkpoint")
+        return state.x
+
+    shown = []
+    monkeypatch.setattr(controls, "display", lambda bundle, raw: shown.append(bundle))
+    panel = _panel(tmp_path, compute)
+    panel._ipython_display_()
+    panel.set(x=1.5)._ipython_display_()
+    assert base64.b64decode(shown[0]["image/png"]) == panel.shown.picture and "a 1.00" in shown[0]["text/plain"]
+    assert "image/png" not in shown[1] and "no checkpoint" in shown[1]["text/plain"]
 
 
 def test_a_newer_move_cancels_the_older_computation(tmp_path):

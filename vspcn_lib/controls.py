@@ -176,7 +176,8 @@ class Panel:
             if shown is not None:
                 self._show(shown)
             elif wrong:
-                self.text, self.image.value, self.numbers.value = wrong, b"", ""
+                self.text, self.result, self.figure = wrong, None, None
+                self.image.value, self.numbers.value = b"", ""
                 self.image.layout.visibility = "hidden"  # an older picture would belong to another state
             self._say(*((wrong, WRONG) if wrong else (self._complaint, WRONG)))
 
