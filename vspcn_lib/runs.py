@@ -38,6 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f"partial-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
