@@ -7,6 +7,7 @@ Each must be refused within seconds by one sentence of the library's own that na
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -391,6 +392,11 @@ def archives(root: Path) -> Iterator[Case]:
     made["zip with a wrong checksum"] = bytes(spoilt)
     good = gzip.compress(tarred("set/x", size=3000))
     made |= {f"tar.gz cut at {share:.0%}": good[: int(share * len(good))] for share in (0.2, 0.5, 0.9)}
+    made["zip with an impossible offset"] = base64.b64decode(  # found by fuzzing
+        "UEsDBBQAAAAAAHNldC9hLnR4dGhlbGxvUEsBAhQDFAAAAAAAZbd4XYamEDYFAAAABQAAAAkAAAAAAAAAAAAA"
+        "AIABAAAAAHNldC9hLnR4dFBLBQYAAAAAAQABADcAAAAsAAAAAAA=")
+    made["zip with an endless name"] = zipped({"set/" + "x" * 300: b"x"})
+    made["zip with a file as a folder"] = zipped({"set": b"x", "set/x": b"x"})
     made["tar cut"] = tarred("set/x", size=3000)[:1500]
     made["tar with a wrong header"] = tarred("set/x", head=b"")[:20] + b"\xff" * 200 + tarred("set/x")[220:]
     for i, (name, data) in enumerate(made.items()):

@@ -375,8 +375,8 @@ def campaign(root: Path, kills: int, seed: int = 0, steps: int = 12) -> dict[str
 
     found["faults"] |= disk_full(killer, folder, reference, steps)
     found["faults"] |= read_only(killer, folder)
-    found["faults"] |= poisons(killer, folder, reference)
-    found["faults"] |= two_processes(killer, folder, tries=2 if kills < 50 else 5)
+    found["faults"] |= poisons(killer, folder, reference, (1, 2, 5) if kills >= 50 else (2,))
+    found["faults"] |= two_processes(killer, folder, tries=5 if kills >= 50 else 1)
     if kills >= 50:
         found["determinism"]["as on other processors, largest score difference"] = processors(root, folder, reference)
     parts = [*found["kills"].values(), found["faults"]["dying worker"]]
@@ -439,8 +439,8 @@ def _record(root: Path, target: Path) -> str:
     return str(write_record(root / "reference", target))
 
 
-def poisons(killer: Killer, folder: Path, reference: Path) -> dict[str, Any]:
-    """Clock, NaN and a small device."""
+def poisons(killer: Killer, folder: Path, reference: Path, steps: tuple[int, ...]) -> dict[str, Any]:
+    """Clock, NaN at each of `steps` (the third batch is a single image, which is left out), and a small device."""
     found: dict[str, Any] = {}
     out = root = killer.root / "clock"
     answer = killer.finish(_train, folder, out, spoil=[(_jump_clock, ())])
@@ -448,7 +448,7 @@ def poisons(killer: Killer, folder: Path, reference: Path) -> dict[str, Any]:
                                                     "seconds not negative": answer["value"]["seconds"] >= 0}
     named = bad = tried = 0
     for spoil in (_poison_loss, _poison_gradient, _poison_pixels):
-        for step in (1, 2, 5):  # the third batch is a single image, which is left out
+        for step in steps:
             out = killer.root / f"{spoil.__name__}-{step}"
             answer = killer.finish(_train, folder, out, 0.0, spoil=[(spoil, (step,))])
             tried, named = tried + 1, named + (_own(answer) and "nan" in answer["text"].lower())

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
+import io
 import json
 import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +81,19 @@ def archive(data: bytes) -> None:
             assert [p.name for p in (Path(folder) / "a").iterdir()] == ["b"]
 
 
+def _archives() -> list[bytes]:
+    """A small zip and a small tar, plain and packed, to start from."""
+    zipped, tarred = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as pack:
+        pack.writestr("set/a.txt", b"hello")
+    with tarfile.open(fileobj=tarred, mode="w") as pack:
+        info = tarfile.TarInfo("set/a.txt")
+        info.size = 5
+        pack.addfile(info, io.BytesIO(b"hello"))
+    plain = tarred.getvalue()[:2048]
+    return [zipped.getvalue(), plain, gzip.compress(plain)]
+
+
 PARSERS: dict[str, Callable[[bytes], object]] = {
     "attributes": lambda data: _folder_file(data, "attributes.csv"),
     "splits": lambda data: _folder_file(data, "splits.json"),
@@ -98,7 +115,7 @@ SEEDS: dict[str, list[bytes]] = {
     "rows": [b'{"a": 1}\n{"b"'], "phrase": [b"has_bill_shape::curved_(up)"],
     "vectors": [b"2 3\nred 1 2 3\nblue 3 2 1\n"],
     "image": [b"\x89PNG\r\n\x1a\n", b"P6 2 2 255\n" + bytes(12), b"GIF89a"],
-    "archive": [b"PK\x03\x04", b"\x1f\x8b\x08"], "checked": [b"vspcn checked 1 " + b"0" * 64 + b"\nx"]}
+    "archive": _archives(), "checked": [b"vspcn checked 1 " + b"0" * 64 + b"\nx"]}
 
 
 def check(parser: str, data: bytes) -> None:

@@ -195,4 +195,8 @@ def main(argv: list[str] | None = None) -> int:
         if type(error).__module__.startswith("vspcn_lib"):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 130 if type(error).__name__ == "Interrupted" else 2
+        if isinstance(error, OSError):  # a disk, a right, a connection: not a fault of the program
+            print(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error),
+                  file=sys.stderr)
+            return 2
         raise

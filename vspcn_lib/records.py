@@ -35,7 +35,6 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
               "sweep": {c: [round(v, 4) for v in sweep[c]] for c in ("tau", "U", "S")},
               "classes": {"accuracy": [None if np.isnan(a) else round(a, 3) for a in accuracy],
                           "unseen": saved["unseen"].tolist()}}
-    target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
         partial.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
     return target

@@ -38,6 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f"partial-{os.getpid()}-{path.name}")  # workers of one study write the same record
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())

@@ -226,7 +226,6 @@ def write_study(study: optuna.Study, target: Path, base: Config, work: Workspace
     """The finished trials of a study as one small JSON record with its provenance."""
     trials = [{"number": t.number, **{f"{name}": v for name, v in t.params.items()}, **t.user_attrs["row"]}
               for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    target.parent.mkdir(parents=True, exist_ok=True)
     record = {"study": study.study_name, "judged_on": "validation classes", "config": as_dict(base),
               "trials": trials, "benchmark": work.bench.name, "split": work.bench.split_hash,
               "backbone": work.backbone.source, "vectors": work.vector_source, "environment": environment()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import stat
 import tarfile
@@ -67,6 +68,10 @@ def unpack(file: Path, folder: Path) -> None:
             ValueError, RuntimeError, RecursionError) as error:
         if isinstance(error, UnpackError):
             raise
+        raise UnpackError(f"{file.name} is damaged ({error}): delete it and run the command again") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+            raise  # the disk's fault; all else is the archive's: impossible offsets, endless names, a file as a folder
         raise UnpackError(f"{file.name} is damaged ({error}): delete it and run the command again") from error
 
 
