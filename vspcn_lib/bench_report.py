@@ -34,7 +34,7 @@ def report(record: dict[str, Any]) -> str:
             fusion = parts["steps"][kind]["fusion"]
             lines.append(f"fusion and adapter, {kind}: {fusion['share']:.0%} of the step, "
                          f"{fusion['plain / ours']:.1f} x faster than plain")
-    for name, row in parts.get("data", {}).items():
+    for name, row in {**parts.get("data", {}), **parts.get("evaluation", {})}.items():
         if name != "measured":
             lines.append(f"{name}: {row['images/s']} images/s")
     for name, row in parts.get("sweeps", {}).items():

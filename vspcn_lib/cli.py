@@ -186,17 +186,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return 130
-    except OSError as error:  # of a file that no module speaks of: a target that cannot be written, say
-        if error.filename is None:
-            raise
-        print(f"{error.filename}: {error.strerror}; choose another place, or mend this one", file=sys.stderr)
+    except OSError as error:  # a disk, a right, a connection that no module speaks of: not a fault of the program
+        print(f"{error.filename}: {error.strerror}; choose another place, or mend this one"
+              if error.filename and error.strerror else str(error), file=sys.stderr)
         return 2
     except Exception as error:
         if type(error).__module__.startswith("vspcn_lib"):
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 130 if type(error).__name__ == "Interrupted" else 2
-        if isinstance(error, OSError):  # a disk, a right, a connection: not a fault of the program
-            print(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error),
-                  file=sys.stderr)
-            return 2
         raise

@@ -122,7 +122,7 @@ class Bench:
     """settings to measure"""
     rounds: int = 15
     """times that every workload is measured, in turn; medians count"""
-    parts: tuple[str, ...] = ("steps", "memory", "data", "sweeps", "growth")
+    parts: tuple[str, ...] = ("steps", "memory", "data", "evaluation", "sweeps", "growth")
     """parts to measure; a record keeps the parts measured before"""
     out: Path = Path("outputs/bench.json")
     """record; the picture gets the same name"""
