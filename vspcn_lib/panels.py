@@ -59,7 +59,7 @@ class AlphaProbe:
         return {"at": metrics.gzsl_metrics(scores, self.labels, self.unseen, self.tau),
                 "error": float(metrics.harmonic(*drawn.T).std())}
 
-    def trace(self, points: int = 4) -> pd.DataFrame:
+    def trace(self, points: int = 3) -> pd.DataFrame:
         """H along each alpha with the others as trained; kept, and drawn behind the moving point."""
         trained = self.compute(self.trained)
         for name in self.names:
