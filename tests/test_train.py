@@ -175,3 +175,10 @@ def test_presets(capsys):
         preset("cub10")
     assert preset("cub100-linear").model.cached and not preset("cub100").model.cached
     assert preset("sun").loss.lambda_skd == 0.35
+
+
+def test_workspaces_of_both_precisions_live_in_one_process(tiny_folder, tiny_vit):
+    plain, half = (Workspace.open(_config(tiny_folder, train={"precision": p}), tiny_vit) for p in ("no", "bf16"))
+    for work, dtype in ((plain, torch.float32), (half, torch.bfloat16), (plain, torch.float32)):
+        with work.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

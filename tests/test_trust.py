@@ -193,7 +193,7 @@ def test_a_study_goes_past_a_dead_worker_and_loses_no_point(tiny_folder, tmp_pat
 def test_pieces_give_the_gradients_and_statistics_of_the_whole_batch(work):
     def gradients(micro: int, fails: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Pieces]:
         model = work.model().train()
-        pieces, real, left = Pieces(model, work.accelerator, 2.0, micro), model.features, [fails]
+        pieces, real, left = Pieces(model, work.accelerator, work.autocast, 2.0, micro), model.features, [fails]
 
         def features(x: torch.Tensor) -> dict[str, torch.Tensor]:
             if left[0] and torch.is_grad_enabled():

@@ -58,7 +58,7 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
     batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
     for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False,
                         disable=work.quiet or not acc.is_main_process):
-        with acc.autocast():
+        with work.autocast():
             embedded = forward(model, x)
         out[done:done + len(x)] = model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu()
         done += len(x)

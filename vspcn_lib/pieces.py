@@ -35,8 +35,9 @@ class Pieces:
     image does not fit.
     """
 
-    def __init__(self, model: ZeroShotModel, accelerator: Accelerator, share: float, micro: int) -> None:
-        self.model, self.accelerator, self.share, self.micro = model, accelerator, share, micro
+    def __init__(self, model: ZeroShotModel, accelerator: Accelerator, autocast: Callable[[], torch.autocast],
+                 share: float, micro: int) -> None:
+        self.model, self.accelerator, self.autocast, self.share, self.micro = model, accelerator, autocast, share, micro
 
     def backward(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
         """The loss parts of this process's images [n_r,3,H,W], or all cached features [B,D]; targets [B] of the whole
@@ -73,7 +74,7 @@ class Pieces:
         return parts
 
     def _whole(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
-        with self.accelerator.autocast():
+        with self.autocast():
             features = {"cls": x}
             if x.dim() == 4:
                 features = batch_features(self.model.features(x), len(targets), self.accelerator)
@@ -83,17 +84,17 @@ class Pieces:
         return parts
 
     def _split(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), self.autocast():
             found = [self.model.features(piece) for piece in x.split(self.micro)]
         features = {s: torch.cat([f[s] for f in found]).requires_grad_() for s in found[0]}
-        with self.accelerator.autocast():
+        with self.autocast():
             embedded = self.model.heads(features)
         parts = objective(embedded, targets)
         self.accelerator.backward(parts["total"] / self.share)
         used = [s for s, f in features.items() if f.grad is not None]
         slices = {s: features[s].grad.split(self.micro) for s in used}
         for i, piece in enumerate(x.split(self.micro)):
-            with self.accelerator.autocast():
+            with self.autocast():
                 again = self.model.features(piece)
             torch.autograd.backward([again[s] for s in used], [slices[s][i] for s in used])
         return parts

@@ -104,7 +104,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
         return losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets],
                             c.model.scale, c.loss)
 
-    pieces = Pieces(model, acc, c.train.accumulate, c.train.batch_size)
+    pieces = Pieces(model, acc, work.autocast, c.train.accumulate, c.train.batch_size)
     state = folder.load_state()
     begun = time.monotonic() - (state or {}).get("seconds", 0.0)  # of all sessions and both phases
     if state and state["phase"] == phase:
@@ -189,7 +189,7 @@ def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray, posi
     """
     c, device, found = work.config, work.accelerator.device, []
     model.eval()
-    with torch.no_grad(), work.accelerator.autocast():
+    with torch.no_grad(), work.autocast():
         plain = work.batches(indices, augment=False)
         for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=work.quiet):
             features = model.features(x)

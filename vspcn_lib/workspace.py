@@ -63,7 +63,7 @@ class Workspace:
         backbone = backbone or load_backbone(config.model.backbone, config.data.size)
         config.check_patch(backbone.patch, len(backbone.blocks))
         with together():
-            accelerator = Accelerator(mixed_precision=config.train.precision)
+            accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
             for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
                 block.attn.fused_attn = False
@@ -77,6 +77,10 @@ class Workspace:
         work.say(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
                  f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
         return work
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the config asks for it: frozen blocks and fusion in bf16, losses in float32."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, self.config.train.precision == "bf16")
 
     def say(self, sentence: str) -> None:
         """Print once for all processes, unless the workspace is quiet."""
