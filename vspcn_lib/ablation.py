@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vspcn_lib.config import Config, row, update
+from vspcn_lib.config import Config, as_dict, row, update
 from vspcn_lib.records import markdown, read_records
 from vspcn_lib.runner import Job, execute
 from vspcn_lib.tables import ablation_table, caption
@@ -15,7 +15,7 @@ FAST = {"data": {"size": 42, "images_per_class": 4}, "train": {"epochs": 1}}
 
 def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: Path, fast: bool = False,
            any_code: bool = False) -> dict[str, str]:
-    """Run `rows` for seeds 0 .. seeds-1 on top of `base`, print their table and keep it as records/table.md.
+    """Run `rows` for seeds 0 .. seeds-1 on top of `base`, print their table, keep one of all rows as records/table.md.
 
     `fast` only shows that every row runs (`FAST`), two processes at a time. Returns the failed runs with their
     reasons. Raises `ConfigError` for an unknown row.
@@ -25,11 +25,12 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
         jobs = [Job(job.row, update(job.config, FAST)) for job in jobs]
     failed = execute(jobs, runs, records, any_code, processes=2 if fast else None)
     made = {job.name for job in jobs}
-    found = {name: record for name, record in read_records(records).items() if name in made}
-    table = ablation_table(found)
-    print("\n" + table.to_string(index=False))
-    records.mkdir(parents=True, exist_ok=True)
-    (records / "table.md").write_text(markdown(table) + (f"\n{caption(found)}\n" if found else ""))
+    data = as_dict(jobs[0].config)["data"] if jobs else None
+    found = {name: record for name, record in read_records(records).items()
+             if "row" in record and record["config"]["data"] == data}
+    print("\n" + ablation_table({name: found[name] for name in found if name in made}).to_string(index=False))
+    if found:  # every row of this data in the folder: they may have been run one call at a time
+        (records / "table.md").write_text(f"{markdown(ablation_table(found))}\n{caption(found)}\n")
     for name, message in failed.items():
         print(f"FAILED {name}: {message}")
     return failed
