@@ -54,9 +54,10 @@ def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, c
     assert "already holds a run" in capsys.readouterr().err
 
 
-def test_bench_prints_a_ratio(options, capsys):
-    assert main(["bench", "--rounds", "1", *options]) == 0
-    assert "ratio" in capsys.readouterr().out
+def test_bench_prints_a_ratio(options, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert main(["bench", "--rounds", "1", "--parts", "steps", "evaluation", "--out", str(out), *options]) == 0
+    assert "training step | × ViT" in capsys.readouterr().out and out.with_suffix(".png").stat().st_size > 10_000
 
 
 def test_committed_records_redraw_and_carry_their_proof(tmp_path):
