@@ -43,9 +43,11 @@ def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, c
     assert "already holds a run" in capsys.readouterr().err
 
 
-def test_bench_prints_a_ratio(options, capsys):
-    assert main(["bench", "--rounds", "1", *options]) == 0
-    assert "ratio" in capsys.readouterr().out
+def test_bench_measures_the_pipeline_and_the_whole_test_set(options, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert main(["bench", "--rounds", "1", "--parts", "data", "evaluation", "--out", str(out), *options]) == 0
+    assert "cache, augmented: " in capsys.readouterr().out and out.with_suffix(".png").exists()
+    assert json.loads(out.read_text())["parts"]["evaluation"]["whole test set"]["images"] == 28
 
 
 def test_committed_records_redraw_and_carry_their_proof(tmp_path):
