@@ -79,7 +79,7 @@ def data(config: Config, rounds: int) -> dict[str, Any]:
     """Images a second that reach the device: the cache with augmentation, and PIL decoding in DataLoader workers."""
     work = Workspace.open(config)
     device, bench = work.accelerator.device, work.bench
-    some = bench.trainval[:64 * (len(bench.trainval) // 64)][:512]
+    some = bench.trainval[:512]
     workers = os.cpu_count() or 1
     photos = _Photos([bench.image_paths[i] for i in some], config.data.size, work.backbone.normalise)
     loader = DataLoader(photos, config.train.batch_size, num_workers=workers, persistent_workers=True)
