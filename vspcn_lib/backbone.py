@@ -137,13 +137,11 @@ def load_backbone(name: str, size: int, cache: Path | None = None) -> FrozenViT:
     if name == "packaged:vit-s14":
         path = packaged_vit_s14(cache or cache_dir())
         return _from_file(ARCHITECTURE, path, size, {"tag": name, "source": f"{WHEEL}, DINOv2 for saliency"})
+    check_name(name)
     if "@" in name:
         architecture, _, file = name.partition("@")
         path = Path(file).expanduser()
-        if not path.is_file():
-            raise BackboneError(f"--model.backbone {name}: there is no file {path}")
         return _from_file(architecture, path, size, {"tag": architecture, "source": path.name})
-    _known(name)
     try:
         vit = timm.create_model(name, pretrained=True, num_classes=0, img_size=size)
     except Exception as error:
@@ -152,6 +150,16 @@ def load_backbone(name: str, size: int, cache: Path | None = None) -> FrozenViT:
                             "packaged:vit-s14, which needs only the package index") from error
     digest = _state_digest(vit)
     return FrozenViT(vit, {"tag": name, "source": "model hub", "sha256": digest})
+
+
+def check_name(name: str) -> None:
+    """Raise `BackboneError` for a model that timm lacks or a file that is not there: at once, before anything is read."""
+    if name == "packaged:vit-s14":
+        return
+    architecture, at, file = name.partition("@")
+    if at and not Path(file).expanduser().is_file():
+        raise BackboneError(f"--model.backbone {name}: there is no file {Path(file).expanduser()}")
+    _known(architecture)
 
 
 def _known(architecture: str) -> None:

@@ -87,6 +87,8 @@ class RunFolder:
             try:
                 path.mkdir(parents=True, exist_ok=True)
                 held.enter_context(exclusive(path / "lock", wait))
+                for stale in path.glob("partial-*"):  # of a process that was killed
+                    stale.unlink()
             except Busy as error:
                 raise RunError(f"{path} is being written by another process: wait until it ends, or choose another "
                                "--out") from error
@@ -113,10 +115,7 @@ class RunFolder:
         else:
             if resume:
                 raise RunError(f"{path} holds no run to resume: leave --resume away to start one")
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunError(f"{path} cannot be made ({error.strerror}): choose another --out") from error
+            path.mkdir(parents=True, exist_ok=True)
             (path / "inputs.json").unlink(missing_ok=True)
             folder.write_json("config.json", as_dict(config))
         return folder

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vspcn_lib.backbone import FrozenViT, load_backbone
+from vspcn_lib.backbone import FrozenViT, check_name, load_backbone
 from vspcn_lib.baselines import build
 from vspcn_lib.benchmarks import load_benchmark
 from vspcn_lib.config import Config, DataConfig, data_root
@@ -57,6 +57,8 @@ class Workspace:
     def open(cls, config: Config, backbone: FrozenViT | None = None, quiet: bool = False) -> Workspace:
         """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
         keep_freed_memory()
+        if backbone is None:
+            check_name(config.model.backbone)
         with state().main_process_first():  # of several processes one fills a cache, the others find it
             bench = open_benchmark(config.data)
         vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
