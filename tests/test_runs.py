@@ -110,13 +110,14 @@ def test_another_backbone_cannot_resume(finished, tiny_vit):
         run(config, out, resume=True, work=Workspace.open(config, tiny_vit))
 
 
+@pytest.mark.real_cache
 def test_a_mistyped_first_attempt_leaves_the_folder_free(tiny_folder, tiny_vit, tmp_path):
     wrong = _config(tiny_folder, model={"method": "vpt-deep", "visual_prompts": 0, "semantic_prompts": 0})
     with pytest.raises(ConfigError, match="visual_prompts"):
         run(wrong, tmp_path / "run", work=Workspace.open(wrong, tiny_vit))
-    lost = _config(tiny_folder / "nowhere")
-    with pytest.raises(ValueError, match="neither a folder"):
-        run(lost, tmp_path / "run")
+    misfit = _config(tiny_folder)
+    with pytest.raises(ConfigError, match="not a multiple of the patch of 14 px"):  # the packaged ViT's
+        run(misfit, tmp_path / "run")
     right = _config(tiny_folder, **LINEAR)
     assert run(right, tmp_path / "run", work=Workspace.open(right, tiny_vit))["H"] >= 0
     assert RunFolder(tmp_path / "run").config() == right

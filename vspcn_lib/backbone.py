@@ -153,7 +153,7 @@ def load_backbone(name: str, size: int, cache: Path | None = None) -> FrozenViT:
 
 
 def check_name(name: str) -> None:
-    """Raise `BackboneError` for a model that timm lacks or a file that is not there: at once, before anything is read."""
+    """Raise `BackboneError` for a model that timm lacks or a file that is not there: at once, nothing is read."""
     if name == "packaged:vit-s14":
         return
     architecture, at, file = name.partition("@")

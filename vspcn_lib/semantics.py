@@ -61,11 +61,15 @@ def load_vectors(source: str = "glove-50") -> KeyedVectors:
         return vectors
     if source in HUB:
         return _from_hub(*HUB[source])
-    path = Path(source).expanduser()
-    if not path.is_file():
+    check_source(source)
+    return _word2vec(Path(source).expanduser())
+
+
+def check_source(source: str) -> None:
+    """Raise `SemanticsError` for word vectors that are neither known by name nor a file: at once, nothing is read."""
+    if source not in SOURCES and not Path(source).expanduser().is_file():
         near = difflib.get_close_matches(source, SOURCES, n=1, cutoff=0.0)[0]
         raise SemanticsError(f"unknown word vectors '{source}': no such file, did you mean '{near}'?")
-    return _word2vec(path)
 
 
 def _word2vec(path: Path) -> KeyedVectors:

@@ -162,6 +162,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
                         folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}")
+                    stopping = stopping or (acc.num_processes == 1 and stop.is_set())  # several must agree first
                     if stopping or time.monotonic() - saved > SAVE_SECONDS:
                         save(epoch, batch + 1)
                         saved = time.monotonic()

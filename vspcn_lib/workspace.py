@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vspcn_lib.backbone import FrozenViT, check_name, load_backbone
+from vspcn_lib.backbone import FrozenViT, load_backbone
 from vspcn_lib.baselines import build
 from vspcn_lib.benchmarks import load_benchmark
 from vspcn_lib.config import Config, DataConfig, data_root
@@ -23,7 +23,7 @@ from vspcn_lib.memory import keep_freed_memory
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.processes import own_rows, state
 from vspcn_lib.runs import together
-from vspcn_lib.semantics import attribute_vectors
+from vspcn_lib.semantics import attribute_vectors, check_source
 from vspcn_lib.splits import Benchmark
 
 
@@ -57,13 +57,12 @@ class Workspace:
     def open(cls, config: Config, backbone: FrozenViT | None = None, quiet: bool = False) -> Workspace:
         """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
         keep_freed_memory()
-        if backbone is None:
-            check_name(config.model.backbone)
+        check_source(config.data.vectors)
         with state().main_process_first():  # of several processes one fills a cache, the others find it
+            backbone = backbone or load_backbone(config.model.backbone, config.data.size)
+            config.check_patch(backbone.patch, len(backbone.blocks))
             bench = open_benchmark(config.data)
         vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
-        backbone = backbone or load_backbone(config.model.backbone, config.data.size)
-        config.check_patch(backbone.patch, len(backbone.blocks))
         with together():
             accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
