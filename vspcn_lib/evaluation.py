@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
 from vspcn_lib.environment import environment
-from vspcn_lib.memory import room
+from vspcn_lib.memory import peak_mib, room
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.processes import gather, share
 from vspcn_lib.runs import RunFolder
@@ -107,7 +106,7 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
         "parameters": {"trainable": sum(p.numel() for p in model.trainable().values()),
                        "total": sum(p.numel() for p in model.parameters())},
         "images": {"test_seen": len(bench.test_seen), "test_unseen": len(bench.test_unseen)},
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(peak_mib() / 2**10, 2),
         "benchmark": bench.name, "split": bench.split_hash, "note": bench.note,
         "backbone": work.backbone.source, "vectors": work.vector_source,
         "seed": work.config.train.seed, "environment": environment(),

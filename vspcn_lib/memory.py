@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -44,5 +45,11 @@ def peak_mib(device: torch.device | str = "cpu") -> float:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    try:  # not ru_maxrss, which a child process takes over from its parent
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    except OSError:
+        pass
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 2**10
