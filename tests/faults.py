@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from world import make_config, make_folder, make_vit
+from world import keep, make_config, make_folder, make_vit
 
 from vspcn_lib import archives, losses, train
 from vspcn_lib.birdlets import build_birdlets
@@ -541,11 +541,7 @@ def main() -> None:
         found = campaign(Path(folder), a.kills, a.seed, steps=12 if a.kills < 50 else 24)
     record = {**found, "command": f"python tests/faults.py --kills {a.kills} --seed {a.seed}",
               "seconds": round(time.monotonic() - began), "environment": environment()}
-    text = json.dumps(record, indent=1)
-    print(text)
-    if a.out:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        a.out.write_text(text + "\n")
+    keep(record, a.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
-from world import ATTRIBUTES, make_config, make_folder
+from world import ATTRIBUTES, keep, make_config, make_folder
 
 from vspcn_lib.backbone import FrozenViT
 from vspcn_lib.environment import environment
@@ -116,12 +116,8 @@ def main() -> None:
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = campaign(Path(folder), a.images, a.classes, a.records)
-    text = json.dumps({**found, "command": f"python tests/load.py --images {a.images} --classes {a.classes}",
-                       "environment": environment()}, indent=1)
-    print(text)
-    if a.out:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        a.out.write_text(text + "\n")
+    keep({**found, "command": f"python tests/load.py --images {a.images} --classes {a.classes}",
+          "environment": environment()}, a.out)
 
 
 if __name__ == "__main__":

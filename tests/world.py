@@ -53,3 +53,12 @@ def make_config(folder: Path, **changes: dict[str, Any]) -> Config:
     """The tiny settings for `folder`, with its own word vectors."""
     data = {"benchmark": str(folder), "size": 32, "vectors": str(folder / "vectors.txt")}
     return update(update(Config(), {**TINY, "data": data}), changes)
+
+
+def keep(record: dict[str, Any], out: Path | None) -> None:
+    """Print a campaign's record, and keep it in the file `out` where one is named."""
+    text = json.dumps(record, indent=1)
+    print(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n")

@@ -159,10 +159,6 @@ def check_name(name: str) -> None:
     architecture, at, file = name.partition("@")
     if at and not Path(file).expanduser().is_file():
         raise BackboneError(f"--model.backbone {name}: there is no file {Path(file).expanduser()}")
-    _known(architecture)
-
-
-def _known(architecture: str) -> None:
     if not timm.is_model(architecture.split(".")[0]):
         near = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3, cutoff=0.0)
         raise BackboneError(f"timm has no model '{architecture}'; known are for example {', '.join(near)}")
@@ -171,7 +167,6 @@ def _known(architecture: str) -> None:
 def _from_file(architecture: str, path: Path, size: int, source: dict[str, str]) -> FrozenViT:
     from timm.models import load_state_dict
 
-    _known(architecture)
     try:
         vit = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=size)
         state: dict[str, Any] = {k: v for k, v in load_state_dict(str(path), weights_only=True).items()
