@@ -1,6 +1,7 @@
 """The benchmark runs, its counts are right, and the README and the pictures show the committed records."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vspcn_lib import bench as bench_module
+from vspcn_lib import growth
 from vspcn_lib.bench import bench
 from vspcn_lib.bench_report import draw, report, table
 from vspcn_lib.config import Config, ConfigError, update
@@ -41,6 +43,28 @@ def test_steps_and_sweeps_are_measured_into_one_record(tmp_path, monkeypatch):
         bench(replace(config, data=replace(config.data, size=48)), ("steps",), 1, tmp_path / "r.json")
     with pytest.raises(ConfigError, match="unknown part 'stesp'"):
         bench(config, ("stesp",), 1, tmp_path / "r.json")
+
+
+def test_growth_is_measured_along_every_axis(tmp_path, monkeypatch):
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    config = update(Config(), {"data": {"size": 32}, "train": {"batch_size": 4},
+                               "model": {"backbone": f"vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}"}})
+    for axis, values in {"ATTRIBUTE": (4, 400), "CLASS": (5, 50), "PROMPT": (1, 2), "IMAGE": (6000, 12000),
+                         "SEED": (1, 2, 10**6)}.items():
+        monkeypatch.setattr(growth, f"{axis}_COUNTS", values)
+    monkeypatch.setattr(growth, "SIZES", (32, 70))  # 70 is cut to whole patches
+    record = bench(config, ("growth",), 2, tmp_path / "r.json")
+    found = record["parts"]["growth"]
+    values = {axis: [row["value"] for row in found[axis]] for axis in found if axis != "measured"}
+    cores = [n for n in (1, 2) if n <= (os.cpu_count() or 1)]
+    assert values == {"attributes": [4, 400], "classes": [5, 50], "prompts": [2, 4], "size": [32, 64],
+                      "images": [6000, 12000], "seeds": cores}
+    assert [row["patches"] for row in found["size"]] == [4, 16]
+    few, many = found["images"]  # 12,000 images are 430 MiB
+    assert many["batches MiB"] < 215, "a pass over mapped images keeps them"
+    assert few["scores MiB"] < many["scores MiB"] and all(row["images/s"] > 0 for row in found["seeds"])
+    assert report(record).count("x ViT") == 8 and "1: " in report(record)
+    assert draw(record, tmp_path / "r.png").stat().st_size > 1000
 
 
 def test_flops_are_those_of_the_matrix_products():

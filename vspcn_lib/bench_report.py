@@ -40,13 +40,27 @@ def report(record: dict[str, Any]) -> str:
     for name, row in parts.get("sweeps", {}).items():
         if name != "measured":
             lines.append(f"tau sweep and AUSUC of {name}: {1e3 * row['exact s']:.0f} ms, a grid {row['ratio']} x")
+    for axis, rows in parts.get("growth", {}).items():
+        if axis == "images":
+            lines.append("images: " + ", ".join(f"{r['value']}: batches add {r['batches MiB']:.0f} MiB, metrics "
+                                                f"{r['metrics MiB']:.0f} MiB of {r['scores MiB']:.0f}" for r in rows))
+        elif axis == "seeds":
+            lines.append("seeds side by side: " + ", ".join(f"{r['value']}: {r['images/s']} images/s" for r in rows))
+        elif axis != "measured":
+            lines.append(f"{axis}: " + ", ".join(f"{r['value']}: {r['seconds'] / r['batch']:.3f} s an image, "
+                                                 f"{r['seconds'] / r['floor']:.2f} x ViT" for r in rows))
     return (table(record) if "steps" in parts else "") + "\n".join(lines)
+
+
+AXES = {"attributes": "attributes", "classes": "classes", "prompts": "prompts", "size": "image side, px",
+        "images": "images", "seeds": "seeds side by side"}
 
 
 def draw(record: dict[str, Any], target: Path) -> Path:
     """Bars of step and inference against the floor, and the cost along each axis that was measured; PNG."""
     parts = record["parts"]
-    axes_of_growth = [a for a in ("attributes", "classes", "prompts", "size") if a in parts.get("growth", {})]
+    growth = parts.get("growth", {})
+    axes_of_growth = [a for a in AXES if a in growth]
     figure = Figure(figsize=(6 + 2.4 * len(axes_of_growth), 3.4), layout="constrained")
     widths = [2.2] + [1.0] * len(axes_of_growth)
     every = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
@@ -62,11 +76,22 @@ def draw(record: dict[str, Any], target: Path) -> Path:
         every[0].invert_yaxis()
         every[0].legend(frameon=False, fontsize=8, loc="lower right")
     for ax, axis in zip(every[1:], axes_of_growth, strict=True):
-        rows = parts["growth"][axis]
+        rows = growth[axis]
         x = [r["value"] for r in rows]
+        ax.set(xlabel=AXES[axis])
+        if axis == "images":
+            for k, name in enumerate(("batches MiB", "metrics MiB", "scores MiB")):
+                ax.semilogx(x, [r[name] for r in rows], "os^"[k] + "-", color=plots.COLOURS[k], ms=3,
+                            label=name.removesuffix(" MiB"))
+            ax.set_ylabel("memory, MiB")
+            ax.legend(frameon=False, fontsize=7)
+            continue
+        if axis == "seeds":
+            ax.plot(x, [r["images/s"] for r in rows], "o-", color=plots.COLOURS[0], ms=3)
+            ax.set(ylabel="images/s of all", ylim=(0, None), xticks=x)
+            continue
         ax.loglog(x, [r["seconds"] / r["batch"] for r in rows], "o-", color=plots.COLOURS[0], label="VSPCN", ms=3)
         ax.loglog(x, [r["floor"] / r["batch"] for r in rows], "s--", color=plots.COLOURS[1], label="ViT", ms=3)
-        ax.set(xlabel=axis if axis != "size" else "image side, px")
         ax.legend(frameon=False, fontsize=7)
     if axes_of_growth:
         every[1].set_ylabel("training, s an image")

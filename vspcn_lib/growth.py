@@ -1,7 +1,9 @@
-"""How cost grows with the work: attributes, classes, prompts, patches, images; each axis alone, the rest as set."""
+"""How cost grows with attributes, classes, prompts, patches, images, seeds; each axis alone, the rest as set."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -15,7 +17,7 @@ from vspcn_lib.backbone import load_backbone
 from vspcn_lib.config import Config, update
 from vspcn_lib.images import Batches, Normalise
 from vspcn_lib.memory import keep_freed_memory
-from vspcn_lib.timing import in_own_process, in_turn
+from vspcn_lib.timing import in_own_process, in_turn, seconds
 from vspcn_lib.workloads import ATTRIBUTES, FLOOR, place, workload
 
 ATTRIBUTE_COUNTS = (32, 102, 312, 1000)
@@ -23,10 +25,13 @@ CLASS_COUNTS = (100, 1000, 20000)
 PROMPT_COUNTS = (1, 8, 32)  # of each kind
 SIZES = (112, 224, 518)
 IMAGE_COUNTS = (1000, 10000, 50000)
+SEED_COUNTS = (1, 2, 4, 8, 16)  # up to the number of cores
 
 
 def curves(config: Config, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Seconds of a VSPCN training step and of the floor's along each axis, one row a point."""
+    """Seconds of a VSPCN training step and of the floor's along each axis, one row a point; memory along images,
+    throughput along seeds that train side by side.
+    """
     device, usual = place(), ATTRIBUTES.get(config.data.benchmark, 312)
     vit = load_backbone(config.model.backbone, config.data.size).to(device)
     half = update(config, {"train": {"batch_size": max(2, config.train.batch_size // 8)}})
@@ -50,7 +55,40 @@ def curves(config: Config, rounds: int) -> dict[str, list[dict[str, Any]]]:
         large = load_backbone(config.model.backbone, size).to(device)
         out["size"].append({"value": size, "patches": large.patches, **row(setting, large, usual, 100)})
     out["images"] = [{"value": n, **in_own_process(_pass_over, n)} for n in IMAGE_COUNTS]
+    out["seeds"] = [{"value": n, **_side_by_side(n, config, usual, rounds)} for n in SEED_COUNTS if n <= _cores()]
     return out
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _side_by_side(seeds: int, config: Config, attributes: int, rounds: int) -> dict[str, float]:
+    """Trainings of `seeds` seeds at once, a process each and the cores shared out: images/s of all together."""
+    spawn, threads = multiprocessing.get_context("spawn"), max(1, _cores() // seeds)
+    with spawn.Pool(seeds, _wait_at, (spawn.Barrier(seeds),)) as pool:
+        taken = pool.starmap(_steps_together, [(config, attributes, threads, rounds)] * seeds, chunksize=1)
+    return {"threads": threads, "images/s": round(seeds * rounds * config.train.batch_size / max(taken), 2)}
+
+
+_gate: Any = None  # a barrier reaches a pool's processes only as they start
+
+
+def _wait_at(barrier: Any) -> None:
+    global _gate
+    _gate = barrier
+
+
+def _steps_together(config: Config, attributes: int, threads: int, rounds: int) -> float:
+    """Seconds of `rounds` training steps that begin when every process has its model in place."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    device = place()
+    vit = load_backbone(config.model.backbone, config.data.size).to(device)
+    step = workload("VSPCN", config, vit, attributes).train
+    step()
+    _gate.wait()
+    return seconds(lambda: [step() for _ in range(rounds)], device)
 
 
 def _anonymous_mib() -> float:
