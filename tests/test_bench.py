@@ -1,7 +1,6 @@
 """The benchmark runs, its counts are right, and the README and the pictures show the committed records."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from vspcn_lib import growth
 from vspcn_lib.bench import bench
 from vspcn_lib.bench_report import draw, report, table
 from vspcn_lib.config import Config, ConfigError, update
+from vspcn_lib.environment import cores
 from vspcn_lib.timing import in_turn, summary
 from vspcn_lib.workloads import NAMES, flops
 
@@ -56,9 +56,8 @@ def test_growth_is_measured_along_every_axis(tmp_path, monkeypatch):
     record = bench(config, ("growth",), 2, tmp_path / "r.json")
     found = record["parts"]["growth"]
     values = {axis: [row["value"] for row in found[axis]] for axis in found if axis != "measured"}
-    cores = [n for n in (1, 2) if n <= (os.cpu_count() or 1)]
     assert values == {"attributes": [4, 400], "classes": [5, 50], "prompts": [2, 4], "size": [32, 64],
-                      "images": [6000, 12000], "seeds": cores}
+                      "images": [6000, 12000], "seeds": [n for n in (1, 2) if n <= cores()]}
     assert [row["patches"] for row in found["size"]] == [4, 16]
     few, many = found["images"]  # 12,000 images are 430 MiB
     assert many["batches MiB"] < 215, "a pass over mapped images keeps them"

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from vspcn_lib import growth, metrics
 from vspcn_lib.backbone import load_backbone
 from vspcn_lib.config import Config, ConfigError, as_dict, update
-from vspcn_lib.environment import environment
+from vspcn_lib.environment import cores, environment
 from vspcn_lib.evaluation import score
 from vspcn_lib.images import Normalise, decode
 from vspcn_lib.memory import keep_freed_memory
@@ -80,7 +80,7 @@ def data(config: Config, rounds: int) -> dict[str, Any]:
     work = Workspace.open(config)
     device, bench = work.accelerator.device, work.bench
     some = bench.trainval[:512]
-    workers = os.cpu_count() or 1
+    workers = cores()
     photos = _Photos([bench.image_paths[i] for i in some], config.data.size, work.backbone.normalise)
     loader = DataLoader(photos, config.train.batch_size, num_workers=workers, persistent_workers=True)
     actions = {"cache, augmented": lambda: [x for x, _, _ in work.batches(some, augment=True).epoch(0)],

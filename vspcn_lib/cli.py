@@ -116,7 +116,7 @@ def _resume(a: Resume) -> None:
 def _ablate(a: Ablate) -> int:
     from vspcn_lib.ablation import ablate
 
-    return len(ablate(a.config, a.rows, a.seeds, a.out, a.records, a.fast, a.any_code)) > 0
+    return len(ablate(a.config, a.rows, a.seeds, a.out, a.records, a.fast, a.any_code, a.processes)) > 0
 
 
 def _sweep(a: Sweep) -> None:

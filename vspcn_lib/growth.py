@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from vspcn_lib import metrics
 from vspcn_lib.backbone import load_backbone
 from vspcn_lib.config import Config, update
+from vspcn_lib.environment import cores
 from vspcn_lib.images import Batches, Normalise
 from vspcn_lib.memory import keep_freed_memory
 from vspcn_lib.timing import in_own_process, in_turn, seconds
@@ -55,17 +55,13 @@ def curves(config: Config, rounds: int) -> dict[str, list[dict[str, Any]]]:
         large = load_backbone(config.model.backbone, size).to(device)
         out["size"].append({"value": size, "patches": large.patches, **row(setting, large, usual, 100)})
     out["images"] = [{"value": n, **in_own_process(_pass_over, n)} for n in IMAGE_COUNTS]
-    out["seeds"] = [{"value": n, **_side_by_side(n, config, usual, rounds)} for n in SEED_COUNTS if n <= _cores()]
+    out["seeds"] = [{"value": n, **_side_by_side(n, config, usual, rounds)} for n in SEED_COUNTS if n <= cores()]
     return out
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _side_by_side(seeds: int, config: Config, attributes: int, rounds: int) -> dict[str, float]:
     """Trainings of `seeds` seeds at once, a process each and the cores shared out: images/s of all together."""
-    spawn, threads = multiprocessing.get_context("spawn"), max(1, _cores() // seeds)
+    spawn, threads = multiprocessing.get_context("spawn"), max(1, cores() // seeds)
     with spawn.Pool(seeds, _wait_at, (spawn.Barrier(seeds),)) as pool:
         taken = pool.starmap(_steps_together, [(config, attributes, threads, rounds)] * seeds, chunksize=1)
     return {"threads": threads, "images/s": round(seeds * rounds * config.train.batch_size / max(taken), 2)}

@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, as_dict, update
+from vspcn_lib.environment import cores
 from vspcn_lib.records import write_record
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.train import run
@@ -79,19 +80,19 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
             processes: int | None = None) -> dict[str, str]:
     """Make every job that is not `finished`: run folders under `runs`, one JSON record each under `records`.
 
-    One process a GPU, or `processes` on CPU, by default one for every four cores. An interrupted run continues
-    where it stopped. Returns the failed jobs' names with the last line each one printed.
+    `processes` at a time, shared out among the GPUs; by default one on each, or, where there is none, one for every
+    four cores. An interrupted run continues where it stopped. Returns the failed jobs' names with the last line each
+    one printed.
     """
     todo = [job for job in jobs if not finished(job, records, any_code)]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished before (records in {records})")
     gpus = torch.cuda.device_count()
-    cores = os.cpu_count() or 1
-    count = gpus or processes or max(1, cores // 4)
+    count = processes or gpus or max(1, cores() // 4)
     slots: Queue[int] = Queue()
     for slot in range(count):
         slots.put(slot)
     # Processes that share cores get threads of their own: spinning for the same core costs more than it gains.
-    place = {"gpu": bool(gpus), "threads": max(1, cores // count)}
+    place = {"gpus": gpus, "threads": max(1, cores() // count)}
     failed: dict[str, str] = {}
     pool = ThreadPoolExecutor(count)
     waiting = {pool.submit(_one, job, runs / f"{job.name}-{job.key}", records, slots, place): job for job in todo}
@@ -130,7 +131,7 @@ def finish(out: Path, slot: int, place: dict[str, Any]) -> None:
     log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if place["gpu"]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot)
+    if place["gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % place["gpus"])
     torch.set_num_threads(place["threads"])
     run(RunFolder(out).config(), out, resume=True)
