@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ from PIL import Image
 
 from vspcn_lib import runner
 from vspcn_lib import sweep as sweep_module
+from vspcn_lib.ablation import ablate
 from vspcn_lib.cli import main
 from vspcn_lib.config import ROWS, Config, ConfigError, as_dict, preset, row, update
+from vspcn_lib.environment import cores
 from vspcn_lib.figures import draw_figures
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
 from vspcn_lib.runner import Job, code_version, execute, finished
@@ -66,6 +70,29 @@ def test_the_runner_skips_the_finished_and_goes_past_the_failed(tiny_folder, tmp
     assert [finished(job, records) for job in jobs] == [True, False, True]
     monkeypatch.setattr(runner, "code_version", lambda: "other")
     assert not finished(jobs[0], records) and finished(jobs[0], records, any_code=True)
+
+
+def _wait_for_the_other(out, slot, place):
+    """Stands in for a run that ends only while another runs beside it."""
+    (out.parent / f"slot{slot}").write_text(str(place["threads"]))
+    for _ in range(600):
+        if len(list(out.parent.glob("slot*"))) == 2:
+            return
+        time.sleep(0.1)
+    sys.exit(1)
+
+
+def test_as_many_runs_at_a_time_as_asked_for_share_the_cores(tiny_folder, tmp_path, monkeypatch):
+    base = update(Config(), {"data": {"benchmark": str(tiny_folder), "size": 32}})
+    monkeypatch.setattr(runner, "finish", _wait_for_the_other)
+    monkeypatch.setattr(runner, "write_record", lambda out, target, row, key: target.write_text("{}"))
+    (tmp_path / "records").mkdir()
+    jobs = [Job("full", base), Job("no CED", base)]
+    assert execute(jobs, tmp_path / "runs", tmp_path / "records", processes=2) == {}
+    threads = [int(file.read_text()) for file in (tmp_path / "runs").glob("slot*")]
+    assert threads == [max(1, cores() // 2)] * 2
+    with pytest.raises(ConfigError, match="--processes = -1 is out of range"):
+        ablate(base, ["full"], 1, tmp_path / "runs", tmp_path / "records", processes=-1)
 
 
 def _record(rng, row, seed, lift):
