@@ -18,6 +18,7 @@ from vspcn_lib.config import ROWS, Config, ConfigError, as_dict, preset, row, up
 from vspcn_lib.environment import cores
 from vspcn_lib.figures import draw_figures
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
+from vspcn_lib.records import method, summary
 from vspcn_lib.runner import Job, code_version, execute, finished
 from vspcn_lib.sweep import parse_axis, sweep
 from vspcn_lib.tables import ablation_table, paired_bootstrap
@@ -93,16 +94,33 @@ def test_as_many_runs_at_a_time_as_asked_for_share_the_cores(tiny_folder, tmp_pa
     assert threads == [max(1, cores() // 2)] * 2
     with pytest.raises(ConfigError, match="--processes = -1 is out of range"):
         ablate(base, ["full"], 1, tmp_path / "runs", tmp_path / "records", processes=-1)
+    with pytest.raises(ConfigError, match="--seeds = 0 is out of range"):
+        ablate(base, ["full"], 0, tmp_path / "runs", tmp_path / "records")
+
+
+def test_records_of_other_data_are_not_replaced(tmp_path):
+    base = update(Config(), {"data": {"size": 84}})
+    kept = tmp_path / "full-seed0.json"
+    kept.write_text(json.dumps({"row": "full", "key": "k", "config": as_dict(base), "result": {}}))
+    with pytest.raises(ConfigError, match=r"full-seed0\.json is of other data.*choose another --records"):
+        ablate(update(base, {"data": {"size": 56}}), ["full"], 1, tmp_path / "runs", tmp_path)
+    assert "key" in kept.read_text()
+
+
+def test_a_key_does_not_depend_on_where_the_data_lie():
+    assert Job("full", Config()).key == Job("full", update(Config(), {"data": {"root": "elsewhere"}})).key
 
 
 def _record(rng, row, seed, lift):
     accuracy = np.clip(rng.uniform(20, 60, 12) + lift, 0, 100)
+    v = lift + 10 * seed  # every column has a value of its own
     unseen = np.arange(12) >= 8
     return {"row": row, "config": {"data": {"size": 84}}, "classes": {"accuracy": [*accuracy[:-1], None],
                                                                       "unseen": unseen.tolist()},
-            "result": {"benchmark": "b", "seed": seed, "U": 1.0, "S": 1.0, "H": 1.0, "CZSL": 1.0, "AUSUC": 0.1,
-                       "oracle": {"H": 1.0}, "validation": {"H": 1.0}, "seconds": 1.0, "peak_gib": 1.0,
-                       "parameters": {"trainable": 1, "total": 2}, "environment": {"commit": "x"}}}
+            "result": {"benchmark": "b", "seed": seed, "U": v + 1.0, "S": v + 2.0, "H": v + 3.0, "CZSL": v + 4.0,
+                       "AUSUC": 0.1 + seed / 10, "oracle": {"H": v + 5.0}, "validation": {"H": v + 6.0},
+                       "seconds": v + 7.0, "peak_gib": v + 8.0, "parameters": {"trainable": 9, "total": 10},
+                       "environment": {"commit": "x"}}}
 
 
 def test_paired_bootstrap_is_paired_and_its_estimate_is_the_plain_difference():
@@ -125,7 +143,28 @@ def test_paired_bootstrap_is_paired_and_its_estimate_is_the_plain_difference():
         paired_bootstrap(ours, other)
     table = ablation_table({str(i): r for i, r in enumerate([*ours, _record(rng, "ViT only", 0, 0)])})
     assert list(table["row"]) == ["ViT only", "full"] and table["paper H"].tolist() == ["59.3", "75.7"]
-    assert table["H"].tolist() == ["1.0", "1.0 ± 0.0"]
+    row = table.set_index("row").loc["full"]  # two seeds, 10 apart: a sample deviation of 7.1
+    assert row.drop("H - full").to_dict() == {
+        "U": "6.0 ± 7.1", "S": "7.0 ± 7.1", "H": "8.0 ± 7.1", "oracle H": "10.0 ± 7.1", "CZSL": "9.0 ± 7.1",
+        "AUSUC": "0.150 ± 0.071", "paper H": "75.7", "seeds": "2", "trainable": "9", "total": "10", "seconds": "12",
+        "GiB": "18.0"}
+    lower = [_record(rng, "ViT only", 0, -15)]
+    difference, low, high = paired_bootstrap(lower, ours)
+    table = ablation_table({str(i): r for i, r in enumerate([*ours, *lower])}).set_index("row")
+    assert table.loc["ViT only", "H - full"] == f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]" and difference < -5
+    assert table.loc["full", "H - full"] == ""
+
+
+def test_runs_of_other_settings_are_no_seeds_of_each_other():
+    rng = np.random.default_rng(0)
+    records = {}
+    for i, changes in enumerate(({"seed": 0}, {"seed": 1}, {"seed": 0, "lr": 3e-3})):
+        records[str(i)] = {**_record(rng, "full", changes["seed"], 0),
+                           "config": as_dict(update(Config(), {"train": changes}))}
+    table = summary(records)
+    assert table["seeds"].tolist() == [2, 1]
+    assert [name.split(", ")[-1] for name in table["method"]] == ["train.lr 0.001", "train.lr 0.003"]
+    assert summary({k: records[k] for k in "01"})["method"].tolist() == [method(records["0"])]
 
 
 def test_class_accuracies_average_to_u_and_s():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vspcn_lib.cli import COMMANDS, _parse, main
+from vspcn_lib.runner import DECIDING
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {  # who may import whom
@@ -66,6 +67,15 @@ def test_modules_import_one_way_and_stay_small():
         assert len(path.read_text().splitlines()) <= 300, f"{path.name}: two ideas in one module?"
         if path.stem != "cli":
             assert _imported(path) <= IMPORTS[path.stem], path.name
+
+
+def test_a_key_hashes_every_module_that_a_run_comes_through():
+    reached, new = set(), {"train"}
+    while new:
+        reached |= new
+        new = {m for name in new for m in IMPORTS[name]} - reached
+    bookkeeping = {"config", "files", "runs", "compare", "digests", "environment", "memory"}  # a config is hashed too
+    assert set(DECIDING) == reached - bookkeeping
 
 
 def test_environment_constraints_and_pyproject_agree():

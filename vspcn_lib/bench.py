@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -128,19 +129,24 @@ PARTS = {"steps": steps, "memory": memory, "data": data, "evaluation": evaluatio
          "sweeps": sweeps, "growth": growth.curves}
 
 
+def _cost(config: Config) -> tuple[Any, ...]:
+    """The settings that seconds and memory depend on: not the folder of the data, learning rates or loss weights."""
+    return replace(config.data, root=""), config.model, config.train.batch_size, config.train.precision
+
+
 def bench(config: Config, parts: tuple[str, ...], rounds: int, target: Path) -> dict[str, Any]:
     """Measure `parts` and keep them in the JSON record `target`; its other parts stay as they were measured.
 
-    Raises `ConfigError` for an unknown part, or where `target` holds another config's measurements.
+    Raises `ConfigError` for an unknown part, or where `target` holds measurements of other data, model or batches.
     """
     for name in parts:
         if name not in PARTS:
             raise ConfigError(f"unknown part '{name}' of the benchmark: choose from {', '.join(PARTS)}")
     device = place()
     record = json.loads(target.read_text()) if target.exists() else {"config": as_dict(config), "parts": {}}
-    if update(Config(), record["config"]) != config:
+    if _cost(update(Config(), record["config"])) != _cost(config):
         raise ConfigError(f"{target} holds measurements of other settings: choose another --out")
-    record |= {"config": as_dict(config), "matplotlib": version("matplotlib")}
+    record |= {"matplotlib": version("matplotlib")}
     keep_freed_memory()
     for name in parts:
         found = PARTS[name](config, rounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -116,7 +117,8 @@ def _resume(a: Resume) -> None:
 def _ablate(a: Ablate) -> int:
     from vspcn_lib.ablation import ablate
 
-    return len(ablate(a.config, a.rows, a.seeds, a.out, a.records, a.fast, a.any_code, a.processes)) > 0
+    records = a.records or Path("outputs/ablate") / f"{a.preset}{'-fast' * a.fast}"
+    return len(ablate(a.config, a.rows, a.seeds, a.out, records, a.fast, a.any_code, a.processes)) > 0
 
 
 def _sweep(a: Sweep) -> None:

@@ -32,7 +32,7 @@ class DataConfig:
     size: int = 112
     """image side in pixels, a multiple of the ViT's patch"""
     images_per_class: int = 0
-    """use at most this many training images of each class (0: all); test images are never thinned"""
+    """use at most this many images of each class to train and to validate (0: all); test images are never thinned"""
     vectors: str = "glove-50"
     """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings), or a file in word2vec format"""
 

@@ -106,11 +106,20 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
         "parameters": {"trainable": sum(p.numel() for p in model.trainable().values()),
                        "total": sum(p.numel() for p in model.parameters())},
         "images": {"test_seen": len(bench.test_seen), "test_unseen": len(bench.test_unseen)},
-        "peak_gib": round(peak_mib() / 2**10, 2),
+        "peak_gib": round(peak_mib(work.accelerator.device) / 2**10, 2),
         "benchmark": bench.name, "split": bench.split_hash, "note": bench.note,
         "backbone": work.backbone.source, "vectors": work.vector_source,
-        "seed": work.config.train.seed, "environment": environment(),
+        "seed": work.config.train.seed, "environment": made_by(folder),
     }
+
+
+def made_by(folder: RunFolder) -> dict[str, Any]:
+    """`environment()` as the run began, kept in environment.json; where it ended on another commit, FIRST..LAST."""
+    now = environment()
+    first = folder.read_json("environment.json")
+    if first is None:
+        folder.write_json("environment.json", first := now)
+    return first if first["commit"] == now["commit"] else {**first, "commit": f"{first['commit']}..{now['commit']}"}
 
 
 def test_metrics(scores: np.ndarray, labels: np.ndarray, unseen: np.ndarray, tau: float) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Ablate:
     seeds: int = 3
     """seeds 0 .. N-1"""
     fast: bool = False
-    """only show that every row runs: 56 px, 4 images a class, one epoch; the numbers mean nothing"""
+    """only show that every row runs: 3 x 3 patches, 4 images a class, one epoch; the numbers mean nothing"""
     any_code: bool = False
     """take a finished run with the same config even if the code has changed since"""
     processes: int = 0
@@ -91,8 +91,8 @@ class Ablate:
     as many an hour as one after the other; each takes 2 to 6 GiB"""
     out: Path = Path("outputs/ablate")
     """run folders"""
-    records: Path = Path("outputs/ablate/records")
-    """one JSON record a run, and the table"""
+    records: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """one JSON record a run, and the table; default: outputs/ablate/PRESET, with -fast where that is asked for"""
 
 
 @dataclass(frozen=True)

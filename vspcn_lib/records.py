@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vspcn_lib import metrics
-from vspcn_lib.config import as_dict
+from vspcn_lib.config import Config, as_dict, update
 from vspcn_lib.runs import RunError, RunFolder, replacing
 from vspcn_lib.runs import read_scores as read_scores  # notebooks read committed matrices with the records
 
@@ -40,6 +40,7 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
     return target
 
 
+SAME_RUN = {("train", "seed"), ("data", "root")}  # what may differ between two runs of one row
 RUN, STUDY, EXHIBIT = ("config", "result"), ("study", "trials"), ("provenance", "tsne", "curves")
 
 
@@ -79,11 +80,18 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for record in records.values():
         r = record["result"]
-        rows.append({"benchmark": r["benchmark"], "method": method(record),
+        config = as_dict(update(Config(), record["config"]))
+        settings = {f"{g}.{k}": v for g in config for k, v in config[g].items() if (g, k) not in SAME_RUN}
+        rows.append({"benchmark": r["benchmark"], "method": method(record), "settings": settings,
                      **{k: r[k] for k in ("U", "S", "H", "CZSL")}, "oracle H": r["oracle"]["H"],
                      "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
                      "seconds": r["seconds"], "seeds": 1})
-    groups = pd.DataFrame(rows).groupby(["benchmark", "method"])
+    for row in rows:  # runs of other settings are no seeds of each other: what differs becomes a part of the name
+        others = [o["settings"] for o in rows if (o["benchmark"], o["method"]) == (row["benchmark"], row["method"])]
+        differ = [k for k, v in row["settings"].items() if any(o[k] != v for o in others)]
+        row["name"] = ", ".join([row["method"], *(f"{k} {row['settings'][k]}" for k in differ)])
+    table = pd.DataFrame(rows).assign(method=[row["name"] for row in rows])
+    groups = table.groupby(["benchmark", "method"])
     out = pd.DataFrame(index=groups.size().index)
     for c in ("U", "S", "H", "oracle H", "CZSL", "AUSUC"):
         digits = 3 if c == "AUSUC" else 1

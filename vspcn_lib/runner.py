@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -24,7 +24,9 @@ from vspcn_lib.records import write_record
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.train import run
 
-DECIDING = ("attend", "fusion", "model", "baselines", "losses", "metrics", "images", "semantics", "splits", "train",
+# Every module that a run's numbers come through, so that a mended one makes old records stale.
+DECIDING = ("attend", "fusion", "model", "baselines", "losses", "metrics", "images", "semantics", "splits",
+            "benchmarks", "folders", "birdlets", "weights", "backbone", "workspace", "processes", "pieces", "train",
             "evaluation")
 
 # A server that has imported torch and timm once forks the processes: they start in no time, and a killed one
@@ -50,8 +52,18 @@ class Job:
     @property
     def key(self) -> str:
         """What the run's numbers depend on, as 12 hex digits: its config and the code."""
-        text = json.dumps(as_dict(self.config), sort_keys=True) + code_version()
+        text = json.dumps(as_dict(anywhere(self.config)), sort_keys=True) + code_version()
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def anywhere(config: Config) -> Config:
+    """`config` without the folder where the data lie: no number depends on it."""
+    return replace(config, data=replace(config.data, root=""))
+
+
+def config_of(record: dict[str, Any]) -> Config:
+    """The config of a record, also of one older than its newest field, `anywhere`."""
+    return anywhere(update(Config(), record["config"]))
 
 
 def code_version() -> str:
@@ -73,7 +85,7 @@ def finished(job: Job, records: Path, any_code: bool = False) -> bool:
     if not file.exists():
         return False
     record = json.loads(file.read_text())
-    return record["key"] == job.key or (any_code and update(Config(), record["config"]) == job.config)
+    return record["key"] == job.key or (any_code and config_of(record) == anywhere(job.config))
 
 
 def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,
@@ -95,7 +107,9 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
     place = {"gpus": gpus, "threads": max(1, cores() // count)}
     failed: dict[str, str] = {}
     pool = ThreadPoolExecutor(count)
-    waiting = {pool.submit(_one, job, runs / f"{job.name}-{job.key}", records, slots, place): job for job in todo}
+    # The key is taken here, once: the code may be edited while the runs last.
+    waiting = {pool.submit(_one, job, job.key, runs / f"{job.name}-{job.key}", records, slots, place): job
+               for job in todo}
     try:
         for future in tqdm(as_completed(waiting), "runs", len(todo), disable=not todo):
             job, message = waiting[future], future.result()
@@ -107,7 +121,7 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
     return failed
 
 
-def _one(job: Job, out: Path, records: Path, slots: Queue[int], place: dict[str, Any]) -> str:
+def _one(job: Job, key: str, out: Path, records: Path, slots: Queue[int], place: dict[str, Any]) -> str:
     """Run one job in a process of its own; returns what went wrong, empty if nothing did."""
     slot = slots.get()
     try:
@@ -118,7 +132,7 @@ def _one(job: Job, out: Path, records: Path, slots: Queue[int], place: dict[str,
         if process.exitcode:
             lines = (out / "log.txt").read_text(errors="replace").strip().splitlines()
             return f"exit status {process.exitcode}, {lines[-1] if lines else 'no output'} ({out / 'log.txt'})"
-        write_record(out, records / f"{job.name}.json", row=job.row, key=job.key)
+        write_record(out, records / f"{job.name}.json", row=job.row, key=key)
         return ""
     except Exception as error:  # reported by name with the others; the remaining runs go on
         return f"{type(error).__name__}: {error}"
@@ -132,6 +146,8 @@ def finish(out: Path, slot: int, place: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     if place["gpus"]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % place["gpus"])
+        usable = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # numbers or names: a user may have chosen some
+        usable = usable if len(usable) >= place["gpus"] and usable[0] else [str(i) for i in range(place["gpus"])]
+        os.environ["CUDA_VISIBLE_DEVICES"] = usable[slot % place["gpus"]]
     torch.set_num_threads(place["threads"])
     run(RunFolder(out).config(), out, resume=True)

@@ -91,7 +91,10 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
     """What must be known to read an `ablation_table`: data and backbone, ours and the paper's, and the two taus."""
     ours = sorted({f"{r['result']['benchmark']}, {r['config']['data']['size']} px, {r['result']['backbone']['tag']}, "
                    f"split {r['result']['split']}" for r in records.values()})
-    return (f"Ours: {'; '.join(ours)}. `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; "
-            "other data and another backbone, so only the order of rows compares. U, S, H at the tau chosen on "
+    made = sorted({f"{r['result']['environment']['commit']} on {r['result']['environment']['device']}"
+                   for r in records.values()})
+    return (f"Ours: {'; '.join(ours)}; made by {', '.join(made)} (other work may have run beside it: `seconds` are no "
+            "benchmark). `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; other data and "
+            "another backbone, so only the order of rows compares. U, S, H at the tau chosen on "
             "validation classes; `oracle H` picks tau on test labels and is no result. Brackets: paired 95 % bootstrap "
             "interval over test classes.")

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from vspcn_lib import losses
 from vspcn_lib.baselines import ESZSL_GRID
 from vspcn_lib.config import Config
-from vspcn_lib.evaluation import describe, evaluate, guard, validate
+from vspcn_lib.evaluation import describe, evaluate, guard, made_by, validate
 from vspcn_lib.files import whole_rows
 from vspcn_lib.model import ZeroShotModel
 from vspcn_lib.pieces import Objective, Pieces
@@ -256,6 +256,8 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         work = work or Workspace.open(config)
         with together():
             work.accelerator.wait_for_everyone()
+        if work.accelerator.is_main_process:
+            made_by(folder)  # the code that trains, not the one that lies there at the end
         earlier = (folder.load_state() or {}).get("seconds", 0.0)  # of the sessions before this one
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
         work.say("kept" + describe(best))
