@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vspcn_lib import losses, metrics, train
+from vspcn_lib import evaluation, losses, metrics, train
 from vspcn_lib.config import Config, ConfigError, preset, update
 from vspcn_lib.evaluation import LeakError, guard
 from vspcn_lib.runs import RunError, RunFolder
@@ -28,6 +28,14 @@ def config(tiny_folder) -> Config:
     return _config(tiny_folder)
 
 
+def test_a_run_that_other_code_continued_says_so(config, tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path / "run", config, resume=False)
+    for commit, said in (("a1", "a1"), ("a1", "a1"), ("b2", "a1..b2"), ("b2", "a1..b2")):
+        monkeypatch.setattr(evaluation, "environment", lambda commit=commit: {"commit": commit, "python": "3"})
+        assert evaluation.made_by(folder) == {"commit": said, "python": "3"}
+        folder.write_json("environment.json", evaluation.made_by(folder))
+
+
 def test_a_run_writes_a_whole_record_and_its_metrics_come_from_its_scores(config, tiny_vit, tmp_path):
     out = tmp_path / "run"
     result = run(config, out, work=Workspace.open(config, tiny_vit))
@@ -38,6 +46,8 @@ def test_a_run_writes_a_whole_record_and_its_metrics_come_from_its_scores(config
     m = metrics.gzsl_metrics(saved["scores"], saved["labels"], saved["unseen"], result["tau"])
     assert (m.U, m.S, m.H, m.CZSL) == pytest.approx([result[k] for k in ("U", "S", "H", "CZSL")])
     assert result["oracle"]["H"] >= result["H"]
+    begun = RunFolder(out).read_json("environment.json")
+    assert result["environment"] == begun and begun["commit"]
     assert result["seed"] == 0 and len(result["split"]) == 16 and result["environment"]["versions"]["torch"]
     assert str(tmp_path) not in json.dumps({k: v for k, v in result.items() if k != "benchmark"})
     assert run(config, out, resume=True) == result  # finished: returned, nothing opened

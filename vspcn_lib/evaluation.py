@@ -114,12 +114,11 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
 
 
 def made_by(folder: RunFolder) -> dict[str, Any]:
-    """`environment()` as the run began, kept in environment.json; where it ended on another commit, FIRST..LAST."""
+    """`environment()` as the run began (environment.json); its commit is FIRST..LAST where that changed."""
     now = environment()
-    first = folder.read_json("environment.json")
-    if first is None:
-        folder.write_json("environment.json", first := now)
-    return first if first["commit"] == now["commit"] else {**first, "commit": f"{first['commit']}..{now['commit']}"}
+    first = folder.read_json("environment.json") or now
+    same = first["commit"].endswith(now["commit"])
+    return first if same else {**first, "commit": f"{first['commit']}..{now['commit']}"}
 
 
 def test_metrics(scores: np.ndarray, labels: np.ndarray, unseen: np.ndarray, tau: float) -> dict[str, Any]:

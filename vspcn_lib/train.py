@@ -257,7 +257,7 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         with together():
             work.accelerator.wait_for_everyone()
         if work.accelerator.is_main_process:
-            made_by(folder)  # the code that trains, not the one that lies there at the end
+            folder.write_json("environment.json", made_by(folder))  # now: the code may be edited while this runs
         earlier = (folder.load_state() or {}).get("seconds", 0.0)  # of the sessions before this one
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
         work.say("kept" + describe(best))
