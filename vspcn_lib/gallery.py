@@ -65,7 +65,7 @@ def split_bars(bench: Benchmark) -> Figure:
 
 def ablation_bars(table: pd.DataFrame, paper: dict[str, float]) -> Figure:
     """H of every row at the validation and at the oracle tau, the paper's own H (other data and ViT) as a mark."""
-    figure = Figure(figsize=(7.2, 0.36 * len(table) + 1.2), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.36 * len(table) + 1.4), layout="constrained")
     ax, place = figure.subplots(), np.arange(len(table))
     for shift, colour, column, label in ((-0.18, COLOURS[0], "H", "H, validation tau"),
                                          (0.18, COLOURS[5], "oracle H", "H, oracle tau")):
@@ -77,7 +77,7 @@ def ablation_bars(table: pd.DataFrame, paper: dict[str, float]) -> Figure:
         ax.plot([paper[table["row"][i]] for i in known], known, "k|", ms=14, label="paper (CUB-200, ViT-B/16)")
     ax.set(yticks=place, yticklabels=table["row"], xlabel="H (%)", xlim=(0, 100))
     ax.invert_yaxis()
-    ax.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

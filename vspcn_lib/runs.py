@@ -23,7 +23,7 @@ from vspcn_lib.compare import changed_fields, changed_inputs
 from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.files import Busy, Damaged, checked, exclusive, sync_folder, unchecked, whole_rows
 
-_BEFORE_TRAINING = {"inputs.json", "lock"}  # beside config.json: a folder of these alone holds no run yet
+_FIRST = ("inputs.json", "environment.json")  # a folder of these, config.json and the lock alone holds no run yet
 
 
 class RunError(RuntimeError):
@@ -65,9 +65,8 @@ def together() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.json, inputs.json, steps.jsonl, epochs.jsonl, checkpoint.safetensors, state.pt and the one before it,
-    scores.npz, result.json, and the lock of the process that writes them.
-    """
+    """config.json, inputs.json, environment.json, steps.jsonl, epochs.jsonl, checkpoint.safetensors, state.pt and the
+    one before it, scores.npz, result.json, and the lock of the process that writes them."""
 
     path: Path
 
@@ -105,7 +104,7 @@ class RunFolder:
         Raises `RunError` where a run is there already and `resume` is false, or where its config differs.
         """
         folder = cls(path)
-        begun = {"config.json"} < {p.name for p in path.iterdir()} - _BEFORE_TRAINING if path.is_dir() else False
+        begun = {"config.json"} < {p.name for p in path.iterdir()} - {*_FIRST, "lock"} if path.is_dir() else False
         if (path / "config.json").exists() and (resume or begun):
             if not resume:
                 raise RunError(f"{path} already holds a run: continue it with --resume, or choose another --out")
@@ -116,7 +115,8 @@ class RunFolder:
             if resume:
                 raise RunError(f"{path} holds no run to resume: leave --resume away to start one")
             path.mkdir(parents=True, exist_ok=True)
-            (path / "inputs.json").unlink(missing_ok=True)
+            for old in _FIRST:
+                (path / old).unlink(missing_ok=True)
             folder.write_json("config.json", as_dict(config))
         return folder
 
