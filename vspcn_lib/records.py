@@ -74,7 +74,10 @@ def method(record: dict[str, Any]) -> str:
 
 
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Mean and standard deviation over seeds by benchmark and method: U, S, H at the validation tau, oracle H, ..."""
+    """Mean and standard deviation over seeds by benchmark and method: U, S, H at the validation tau, oracle H, ...
+
+    Seconds are the median: one run on a busy machine should not speak for all.
+    """
     if not records:
         raise RunError("there is no record to show: make one with `record RUN FILE`, or name their folder")
     rows = []
@@ -98,7 +101,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
         spread = groups[c].std().fillna(np.nan)
         out[c] = [f"{m:.{digits}f}" + ("" if np.isnan(s) else f" ± {s:.{digits}f}")
                   for m, s in zip(groups[c].mean(), spread, strict=True)]
-    out["trainable"], out["seconds"] = groups["trainable"].first(), groups["seconds"].mean().round().astype(int)
+    out["trainable"], out["seconds"] = groups["trainable"].first(), groups["seconds"].median().round().astype(int)
     out["seeds"] = groups.size()
     return out.reset_index()
 
