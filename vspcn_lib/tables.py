@@ -60,7 +60,7 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     """The paper's ablation table from `execute`'s records, in the order of `config.ROWS`, as text.
 
     `U`, `S`, `H` at the validation tau, `oracle H` at the tau of the best test H, mean ± std over seeds;
-    `H - reference` with its paired 95 % interval; the paper's own H on its own data.
+    `H - reference` with its paired 95 % interval, of the seeds that both rows have; the paper's own H on its own data.
     """
     runs = tidy(records)
     if runs.empty:
@@ -77,8 +77,9 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
             spread = f" ± {of[c].std():.{digits}f}" if len(of) > 1 else ""
             cells[c] = f"{of[c].mean():.{digits}f}{spread}"
         cells[f"H - {reference}"] = ""
-        if row != reference and by_row.get(reference):
-            difference, low, high = paired_bootstrap(found, by_row[reference])
+        pairs = [(r, q) for r in found for q in by_row.get(reference, ()) if r["result"]["seed"] == q["result"]["seed"]]
+        if row != reference and pairs:  # of the seeds that both have
+            difference, low, high = paired_bootstrap(*map(list, zip(*pairs, strict=True)))
             cells[f"H - {reference}"] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
         cells |= {"paper H": f"{PAPER_H[row]:.1f}" if row in PAPER_H else "", "seeds": str(len(of)),
                   "trainable": f"{of['trainable'].iloc[0]:,}", "total": f"{of['total'].iloc[0]:,}",
@@ -97,4 +98,4 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
             "benchmark). `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; other data and "
             "another backbone, so only the order of rows compares. U, S, H at the tau chosen on "
             "validation classes; `oracle H` picks tau on test labels and is no result. Brackets: paired 95 % bootstrap "
-            "interval over test classes.")
+            "interval over test classes, of the seeds that both rows have.")
