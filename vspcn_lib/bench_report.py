@@ -61,9 +61,11 @@ def draw(record: dict[str, Any], target: Path) -> Path:
     parts = record["parts"]
     growth = parts.get("growth", {})
     axes_of_growth = [a for a in AXES if a in growth]
-    figure = Figure(figsize=(6 + 2.4 * len(axes_of_growth), 3.4), layout="constrained")
-    widths = [2.2] + [1.0] * len(axes_of_growth)
-    every = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+    rows_of_growth = -(-len(axes_of_growth) // 3)
+    figure = Figure(figsize=(8, 3 + 2.3 * rows_of_growth), layout="constrained")
+    grid = figure.add_gridspec(1 + rows_of_growth, 3, height_ratios=[3] + [2.3] * rows_of_growth)
+    every = [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1 + i // 3, i % 3])
+                                               for i in range(len(axes_of_growth)))]
     if "steps" in parts:
         for k, (kind, label) in enumerate((("train", "training step"), ("infer", "inference"))):
             rows = [parts["steps"][kind][n] for n in NAMES]
@@ -78,21 +80,22 @@ def draw(record: dict[str, Any], target: Path) -> Path:
     for ax, axis in zip(every[1:], axes_of_growth, strict=True):
         rows = growth[axis]
         x = [r["value"] for r in rows]
-        ax.set(xlabel=AXES[axis])
+        ax.set(xlabel=AXES[axis], xscale="linear" if axis == "seeds" else "log")
+        ax.set_xticks(x, [f"{v:,}" for v in x])
+        ax.set_xticks([], minor=True)
         if axis == "images":
             for k, name in enumerate(("batches MiB", "metrics MiB", "scores MiB")):
-                ax.semilogx(x, [r[name] for r in rows], "os^"[k] + "-", color=plots.COLOURS[k], ms=3,
+                ax.plot(x, [r[name] for r in rows], "os^"[k] + "-", color=plots.COLOURS[k], ms=3,
                             label=name.removesuffix(" MiB"))
             ax.set_ylabel("memory, MiB")
             ax.legend(frameon=False, fontsize=7)
             continue
         if axis == "seeds":
             ax.plot(x, [r["images/s"] for r in rows], "o-", color=plots.COLOURS[0], ms=3)
-            ax.set(ylabel="images/s of all", ylim=(0, None), xticks=x)
+            ax.set(ylabel="images/s of all", ylim=(0, None))
             continue
-        ax.loglog(x, [r["seconds"] / r["batch"] for r in rows], "o-", color=plots.COLOURS[0], label="VSPCN", ms=3)
-        ax.loglog(x, [r["floor"] / r["batch"] for r in rows], "s--", color=plots.COLOURS[1], label="ViT", ms=3)
+        ax.plot(x, [1e3 * r["seconds"] / r["batch"] for r in rows], "o-", color=plots.COLOURS[0], label="VSPCN", ms=3)
+        ax.plot(x, [1e3 * r["floor"] / r["batch"] for r in rows], "s--", color=plots.COLOURS[1], label="ViT", ms=3)
+        ax.set(ylabel="training, ms an image", ylim=(0, None))
         ax.legend(frameon=False, fontsize=7)
-    if axes_of_growth:
-        every[1].set_ylabel("training, s an image")
     return plots.save(figure, target)
