@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from vspcn_lib.backbone import FrozenViT
 __all__ = ["ATTRIBUTES", "SHARED", "needs_shared"]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data folder ../shared/data is absent")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
