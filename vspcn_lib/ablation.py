@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vspcn_lib.config import ROWS, Config, ConfigError, check_range, row, update
-from vspcn_lib.records import markdown, read_records
-from vspcn_lib.runner import Job, anywhere, config_of, execute
+from vspcn_lib.records import anywhere, config_of, markdown, read_records
+from vspcn_lib.runner import Job, execute
 from vspcn_lib.tables import ablation_table, caption
 
 FAST = {"data": {"images_per_class": 4}, "train": {"epochs": 1}}
@@ -36,7 +36,7 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
         if job.name in before and config_of(before[job.name]).data != anywhere(job.config).data:
             raise ConfigError(f"{records / job.name}.json is of other data, and would be replaced: choose another "
                               "--records")
-    failed = execute(jobs, runs, records, any_code, processes=processes or (2 if fast else None))
+    failed = execute(jobs, runs, records, any_code, processes=processes or 2 * fast)
     made = {job.name for job in jobs}
     found = {name: record for name, record in read_records(records).items()
              if name not in failed and record.get("row") in ROWS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from vspcn_lib import growth, metrics
 from vspcn_lib.backbone import load_backbone
-from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.config import Config, ConfigError, as_dict
 from vspcn_lib.environment import cores, environment
 from vspcn_lib.evaluation import score
 from vspcn_lib.images import Normalise, decode
 from vspcn_lib.memory import keep_freed_memory
+from vspcn_lib.records import anywhere, config_of
 from vspcn_lib.runs import replacing
 from vspcn_lib.timing import in_own_process, in_turn, matmul_rate, seconds, summary
 from vspcn_lib.workloads import ATTRIBUTES, FLOOR, NAMES, flops, peak, place, workload
@@ -130,8 +130,8 @@ PARTS = {"steps": steps, "memory": memory, "data": data, "evaluation": evaluatio
 
 
 def _cost(config: Config) -> tuple[Any, ...]:
-    """The settings that seconds and memory depend on: not the folder of the data, learning rates or loss weights."""
-    return replace(config.data, root=""), config.model, config.train.batch_size, config.train.precision
+    """The settings that seconds and memory depend on: not learning rates or loss weights."""
+    return config.data, config.model, config.train.batch_size, config.train.precision
 
 
 def bench(config: Config, parts: tuple[str, ...], rounds: int, target: Path) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def bench(config: Config, parts: tuple[str, ...], rounds: int, target: Path) -> 
             raise ConfigError(f"unknown part '{name}' of the benchmark: choose from {', '.join(PARTS)}")
     device = place()
     record = json.loads(target.read_text()) if target.exists() else {"config": as_dict(config), "parts": {}}
-    if _cost(update(Config(), record["config"])) != _cost(config):
+    if _cost(config_of(record)) != _cost(anywhere(config)):
         raise ConfigError(f"{target} holds measurements of other settings: choose another --out")
     record |= {"matplotlib": version("matplotlib")}
     keep_freed_memory()

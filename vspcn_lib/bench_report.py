@@ -86,16 +86,16 @@ def draw(record: dict[str, Any], target: Path) -> Path:
         if axis == "images":
             for k, name in enumerate(("batches MiB", "metrics MiB", "scores MiB")):
                 ax.plot(x, [r[name] for r in rows], "os^"[k] + "-", color=plots.COLOURS[k], ms=3,
-                            label=name.removesuffix(" MiB"))
+                        label=name.removesuffix(" MiB"))
             ax.set_ylabel("memory, MiB")
-            ax.legend(frameon=False, fontsize=7)
-            continue
-        if axis == "seeds":
+        elif axis == "seeds":
             ax.plot(x, [r["images/s"] for r in rows], "o-", color=plots.COLOURS[0], ms=3)
             ax.set(ylabel="images/s of all", ylim=(0, None))
-            continue
-        ax.plot(x, [1e3 * r["seconds"] / r["batch"] for r in rows], "o-", color=plots.COLOURS[0], label="VSPCN", ms=3)
-        ax.plot(x, [1e3 * r["floor"] / r["batch"] for r in rows], "s--", color=plots.COLOURS[1], label="ViT", ms=3)
-        ax.set(ylabel="training, ms an image", ylim=(0, None))
-        ax.legend(frameon=False, fontsize=7)
+        else:
+            for k, (name, label) in enumerate((("seconds", "VSPCN"), ("floor", "ViT"))):
+                ax.plot(x, [1e3 * r[name] / r["batch"] for r in rows], ("o-", "s--")[k], color=plots.COLOURS[k], ms=3,
+                        label=label)
+            ax.set(ylabel="training, ms an image", ylim=(0, None))
+        if axis != "seeds":  # one line needs no name
+            ax.legend(frameon=False, fontsize=7)
     return plots.save(figure, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
     return target
 
 
-SAME_RUN = {("train", "seed"), ("data", "root")}  # what may differ between two runs of one row
 RUN, STUDY, EXHIBIT = ("config", "result"), ("study", "trials"), ("provenance", "tsne", "curves")
 
 
@@ -59,6 +59,16 @@ def read_records(folder: Path, entries: tuple[str, ...] = RUN) -> dict[str, dict
         if not isinstance(found[path.stem], dict) or not set(entries) <= set(found[path.stem]):
             raise RunError(f"{path} is no record with {', '.join(entries)}: move it out of {folder}")
     return found
+
+
+def anywhere(config: Config) -> Config:
+    """`config` without the folder where the data lie: no number depends on it."""
+    return replace(config, data=replace(config.data, root=""))
+
+
+def config_of(record: dict[str, Any]) -> Config:
+    """The config of a record, also of one older than its newest field, `anywhere`."""
+    return anywhere(update(Config(), record["config"]))
 
 
 def method(record: dict[str, Any]) -> str:
@@ -83,8 +93,8 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for record in records.values():
         r = record["result"]
-        config = as_dict(update(Config(), record["config"]))
-        settings = {f"{g}.{k}": v for g in config for k, v in config[g].items() if (g, k) not in SAME_RUN}
+        config = as_dict(config_of(record))
+        settings = {f"{g}.{k}": v for g in config for k, v in config[g].items() if k != "seed"}
         rows.append({"benchmark": r["benchmark"], "method": method(record), "settings": settings,
                      **{k: r[k] for k in ("U", "S", "H", "CZSL")}, "oracle H": r["oracle"]["H"],
                      "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],

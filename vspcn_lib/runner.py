@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, as_dict, update
+from vspcn_lib.config import Config, as_dict
 from vspcn_lib.environment import cores
-from vspcn_lib.records import write_record
+from vspcn_lib.records import anywhere, config_of, write_record
 from vspcn_lib.runs import RunFolder
 from vspcn_lib.train import run
 
@@ -56,16 +56,6 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def anywhere(config: Config) -> Config:
-    """`config` without the folder where the data lie: no number depends on it."""
-    return replace(config, data=replace(config.data, root=""))
-
-
-def config_of(record: dict[str, Any]) -> Config:
-    """The config of a record, also of one older than its newest field, `anywhere`."""
-    return anywhere(update(Config(), record["config"]))
-
-
 def code_version() -> str:
     """A hash of the modules that decide a run's numbers; comments and docstrings do not count."""
     digest = hashlib.sha256()
@@ -89,7 +79,7 @@ def finished(job: Job, records: Path, any_code: bool = False) -> bool:
 
 
 def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,
-            processes: int | None = None) -> dict[str, str]:
+            processes: int = 0) -> dict[str, str]:
     """Make every job that is not `finished`: run folders under `runs`, one JSON record each under `records`.
 
     `processes` at a time, shared out among the GPUs; by default one on each, or, where there is none, one for every
