@@ -81,6 +81,18 @@ def test_one_images_output_does_not_depend_on_its_batch(tiny_vit):
         torch.testing.assert_close(together[stream][:1], alone[stream], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("changes", "streams"), [
+    ({}, ["cls"]), ({"readout": "cls+semantic"}, ["cls", "semantic"]),
+    ({"readout": "cls+semantic", "semantic_prompts": 0}, ["cls"]),
+    ({"readout": "cls+semantic", "embedding": "semantic-to-visual"}, ["cls", "semantic"])])
+def test_the_readout_is_the_mean_of_its_streams_scores(tiny_vit, changes, streams):
+    model = _model(tiny_vit, **changes).eval()
+    embedded, prototypes = model(torch.randn(3, 3, 32, 32)).embedded, model.heads.prototypes(torch.rand(5, 6))
+    by_hand = np.mean([model.config.scale * embedded[s].detach().numpy().astype(float)
+                       @ prototypes.detach().numpy().astype(float).T for s in streams], axis=0)
+    np.testing.assert_allclose(model.scores(embedded, prototypes).detach().numpy(), by_hand, atol=1e-4)
+
+
 def test_embeddings_and_prototypes_are_unit(tiny_vit):
     model = _model(tiny_vit).eval()
     for e in [*model(torch.randn(2, 3, 32, 32)).embedded.values(), model.heads.prototypes(torch.rand(5, 6) * 9)]:

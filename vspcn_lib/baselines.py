@@ -103,7 +103,7 @@ class BilinearHead(nn.Module):
 
     def scores(self, embedded: dict[str, Tensor], prototypes: Tensor) -> dict[str, Tensor]:
         """[B,C], the regression onto +1 for the true class and -1 for the others."""
-        return {"cls": embedded["cls"] @ prototypes.T}
+        return {s: e @ prototypes.T for s, e in embedded.items()}
 
 
 class ESZSL(ZeroShotModel):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,9 @@ class ModelConfig:
     """how much of an attribute token the image rewrites in each block [a_a]"""
     embedding: Literal["visual-to-semantic", "semantic-to-visual"] = "visual-to-semantic"
     """where image and prototype meet: in attribute space, or in the ViT's feature space"""
+    readout: Literal["cls", "cls+semantic"] = "cls"
+    """whose scores classify: the cls token's (the paper), or their mean with the mean semantic prompt's, where there
+    are semantic prompts"""
     recompute: bool = False
     """compute the ViT's blocks again in the backward pass instead of keeping their activations: for large inputs"""
     scale: float = 20.0
@@ -80,8 +83,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("alpha_v", "alpha_s", "alpha_a"):
             check_range(f"model.{name}", getattr(self, name), 0.0, 1.0)
-        check_range("model.visual_prompts", self.visual_prompts, 0, 512)
-        check_range("model.semantic_prompts", self.semantic_prompts, 0, 512)
+        for name in ("visual_prompts", "semantic_prompts"):
+            check_range(f"model.{name}", getattr(self, name), 0, 512)
         check_range("model.first_strong_block", self.first_strong_block, 1, 1000)
         check_range("model.tuned_blocks", self.tuned_blocks, 0, 1000)
         check_range("model.scale", self.scale, 1e-3, 1e3)
@@ -146,16 +149,11 @@ class TrainConfig:
     """no: float32; bf16: mixed precision, on hardware that has it"""
 
     def __post_init__(self) -> None:
-        check_range("train.epochs", self.epochs, 1, 10000)
-        check_range("train.head_epochs", self.head_epochs, 0, 10000)
-        check_range("train.batch_size", self.batch_size, 2, 65536)
-        check_range("train.lr", self.lr, 1e-8, 10.0)
-        check_range("train.head_lr", self.head_lr, 1e-8, 10.0)
-        check_range("train.weight_decay", self.weight_decay, 0.0, 10.0)
-        check_range("train.clip", self.clip, 1e-6, 1e6)
-        check_range("train.accumulate", self.accumulate, 1, 1024)
-        check_range("train.held_out", self.held_out, 0.05, 0.5)
-        check_range("train.seed", self.seed, 0, 2**31 - 1)
+        for name, low, high in (("epochs", 1, 10000), ("head_epochs", 0, 10000), ("batch_size", 2, 65536),
+                                ("lr", 1e-8, 10.0), ("head_lr", 1e-8, 10.0), ("weight_decay", 0.0, 10.0),
+                                ("clip", 1e-6, 1e6), ("accumulate", 1, 1024), ("held_out", 0.05, 0.5),
+                                ("seed", 0, 2**31 - 1)):
+            check_range(f"train.{name}", getattr(self, name), low, high)
 
 
 @dataclass(frozen=True)
@@ -167,6 +165,11 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if self.model.readout != "cls" and self.model.semantic_prompts and not self.loss.lambda_skd:
+            raise ConfigError(f"model.readout = {self.model.readout!r} reads the semantic prompts' head, which "
+                              "loss.lambda_skd = 0 leaves untrained: set model.readout to cls, or raise the weight")
+
     def check_patch(self, patch: int, blocks: int) -> None:
         """Raise `ConfigError` where the image size or the first strong block does not fit the backbone."""
         if self.data.size % patch:
@@ -176,8 +179,8 @@ class Config:
         check_range("model.first_strong_block", self.model.first_strong_block, 1, blocks)
 
 
-_HUB = {"backbone": "vit_base_patch16_224.augreg_in1k"}  # the paper's ViT-B/16, ImageNet-1k
-_LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0},
+_HUB = {"model": {"backbone": "vit_base_patch16_224.augreg_in1k"}, "train": {"epochs": 20}}  # the paper's ViT
+_LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0, "readout": "cls"},
            "loss": {"lambda_ced": 0.0, "lambda_skd": 0.0, "gamma": 0.0},
            "train": {"epochs": 30, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0, "augment": False}}
 
@@ -187,40 +190,43 @@ _SHORT = {"head_epochs": 30, "batch_size": 16, "lr": 3e-3}
 # With eps = 1 the KL pays more than being right: the visual stream's validation H fell to 7, with these two it reached
 # 39, cls stayed (51.3, 51.6; 15 images a class, 3 epochs, one seed). Their ratio keeps L_CED's pull at about 0.3.
 _RIGHT_FIRST = {"eps": 10.0, "lambda_ced": 3.0}
+# Validation H 63.8 with both, 60.7 with cls alone (cub100-small, one seed; ahead in all of eleven other trials too),
+# birdlets 49.0 and 43.5. The presets of the paper's benchmarks keep the paper's: not measured there.
+_BOTH = {"readout": "cls+semantic"}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "train": {"epochs": 6}},
-    "cub100": {"data": {"benchmark": "cub100", "size": 224}, "loss": _RIGHT_FIRST, "train": _SHORT},
-    "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25},
+    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "model": _BOTH, "train": {"epochs": 6}},
+    "cub100": {"data": {"benchmark": "cub100", "size": 224}, "model": _BOTH, "loss": _RIGHT_FIRST, "train": _SHORT},
+    "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}, "model": _BOTH,
                      "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 3, "precision": "bf16"}},
-    "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, "model": _HUB, "train": {"epochs": 20}},
-    "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, "model": _HUB,
-            "loss": {"lambda_skd": 0.35}, "train": {"epochs": 20}},
-    "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, "model": _HUB,
-             "train": {"epochs": 20}},
+    "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, **_HUB},
+    "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, **_HUB, "loss": {"lambda_skd": 0.35}},
+    "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, **_HUB},
 }
 
-_TUNED = {"visual_prompts": 0, "semantic_prompts": 0, "method": "finetune"}
+_NO_SEMANTIC = {"semantic_prompts": 0, "readout": "cls"}
+_TUNED = {"visual_prompts": 0, **_NO_SEMANTIC, "method": "finetune"}
 _NO_FUSION = {"weak": False, "strong": False, "adapter": False}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     # the paper's six
     "ViT only": _LINEAR,
-    "visual prompt": {"model": {"semantic_prompts": 0}},
+    "visual prompt": {"model": _NO_SEMANTIC},
     "semantic prompt": {"model": {"visual_prompts": 0}},
     "both, no fusion": {"model": _NO_FUSION},
     "full": {},
     "full, no adapter": {"model": {"adapter": False}},
     # one part less
+    "cls readout": {"model": {"readout": "cls"}},
     "weak fusion only": {"model": {"strong": False, "adapter": False}},
     "strong fusion only": {"model": {"weak": False}},
     "no CED": {"loss": {"lambda_ced": 0.0}},
-    "no SKD": {"loss": {"lambda_skd": 0.0}},
+    "no SKD": {"loss": {"lambda_skd": 0.0}, "model": {"readout": "cls"}},  # the semantic head has no other loss
     "no AR": {"loss": {"gamma": 0.0}},
     # baselines: as many prompts as VSPCN has in all; learning rates that fine-tuning of a whole ViT survives
     "ESZSL": {**_LINEAR, "model": {**_LINEAR["model"], "method": "eszsl"}},
-    "VPT-shallow": {"model": {"method": "vpt-shallow", "visual_prompts": 16, "semantic_prompts": 0}},
-    "VPT-deep": {"model": {"method": "vpt-deep", "visual_prompts": 16, "semantic_prompts": 0}},
-    "SP": {"model": {"method": "sp", "visual_prompts": 0, "semantic_prompts": 0}},
+    "VPT-shallow": {"model": {"method": "vpt-shallow", "visual_prompts": 16, **_NO_SEMANTIC}},
+    "VPT-deep": {"model": {"method": "vpt-deep", "visual_prompts": 16, **_NO_SEMANTIC}},
+    "SP": {"model": {"method": "sp", "visual_prompts": 0, **_NO_SEMANTIC}},
     "fine-tune 2 blocks": {"model": {**_TUNED, "tuned_blocks": 2}, "train": {"lr": 1e-4}},
     "fine-tune all": {"model": {**_TUNED, "tuned_blocks": 1000}, "train": {"lr": 1e-4}},
 }
@@ -232,8 +238,7 @@ def row(base: Config, name: str, seed: int = 0) -> Config:
     Raises `ConfigError` for an unknown row, with the nearest known one.
     """
     if name not in ROWS:
-        near = difflib.get_close_matches(name, ROWS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown row '{name}': did you mean '{near}'? known: {', '.join(ROWS)}")
+        raise ConfigError(f"unknown row '{name}': did you mean '{_nearest(name, ROWS)}'? known: {', '.join(ROWS)}")
     return update(base, {**ROWS[name], "train": {**ROWS[name].get("train", {}), "seed": seed}})
 
 
@@ -244,9 +249,8 @@ def preset(name: str) -> Config:
     """
     base = name.removesuffix("-linear")
     if base not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown preset '{name}': did you mean '{near}'? known: {', '.join(PRESETS)}, "
-                          "each also with -linear")
+        raise ConfigError(f"unknown preset '{name}': did you mean '{_nearest(name, PRESETS)}'? known: "
+                          f"{', '.join(PRESETS)}, each also with -linear")
     config = update(Config(), PRESETS[base])
     return update(config, _LINEAR) if base != name else config
 
@@ -256,6 +260,7 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
     known = [f.name for f in dataclasses.fields(Config)]
     if not isinstance(changes, dict):
         raise ConfigError(f"settings must be groups ({', '.join(known)}) of fields, not {type(changes).__name__}")
+    parts = {}
     for group, values in changes.items():
         if group not in known:
             raise ConfigError(f"unknown group '{group}': known are {', '.join(known)}")
@@ -265,11 +270,14 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
         hints = typing.get_type_hints(type(part))
         for key, value in values.items():
             if key not in hints:
-                near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
-                raise ConfigError(f"unknown field '{group}.{key}': did you mean '{group}.{near}'?")
+                raise ConfigError(f"unknown field '{group}.{key}': did you mean '{group}.{_nearest(key, hints)}'?")
             _check_type(f"{group}.{key}", value, hints[key])
-        config = replace(config, **{group: replace(part, **values)})
-    return config
+        parts[group] = replace(part, **values)
+    return replace(config, **parts)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -280,14 +288,6 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         return
     elif type(value) is not hint:
         raise ConfigError(f"{name} = {value!r} must be {hint.__name__}")
-
-
-def check_name(what: str, name: str) -> str:
-    """`name` if it can be a file's name in its folder. Raises `ConfigError` for what could lead outside or hide."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}", name):
-        raise ConfigError(f"{what} {name[:40]!r} cannot be a file name: use at most 120 letters, digits, '_', '-', "
-                          "'+' and '.', no '.' first")
-    return name
 
 
 def as_dict(config: Config) -> dict[str, dict[str, Any]]:

@@ -45,7 +45,7 @@ def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The cls score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them.
+    """The score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them.
 
     A matrix larger than a quarter of the memory lies in a mapped file, which the metrics read in chunks.
     """
@@ -59,7 +59,7 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
                         disable=work.quiet or not acc.is_main_process):
         with work.autocast():
             embedded = forward(model, x)
-        out[done:done + len(x)] = model.heads.scores({"cls": embedded["cls"].float()}, prototypes)["cls"].cpu()
+        out[done:done + len(x)] = model.scores(embedded, prototypes).cpu()
         done += len(x)
     if acc.num_processes > 1:
         out = gather(torch.from_numpy(out).to(acc.device), len(indices), acc).cpu().numpy()
@@ -102,7 +102,7 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
     return {
         **test_metrics(scores, labels, unseen, selected["tau"]),
         "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else
-                                               f"cls cosine x {work.config.model.scale:g}"),
+                                               f"{'+'.join(model.reads)} cosine x {work.config.model.scale:g}"),
         "parameters": {"trainable": sum(p.numel() for p in model.trainable().values()),
                        "total": sum(p.numel() for p in model.parameters())},
         "images": {"test_seen": len(bench.test_seen), "test_unseen": len(bench.test_unseen)},

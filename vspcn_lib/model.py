@@ -63,6 +63,8 @@ class ZeroShotModel(nn.Module):
     """
 
     heads: nn.Module
+    reads: tuple[str, ...] = ("cls",)
+    """streams whose scores are averaged where images are classified"""
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """[B,D] by stream."""
@@ -72,6 +74,14 @@ class ZeroShotModel(nn.Module):
         """Images [B,3,H,W], normalised, to features and embeddings by stream."""
         features = self.features(images)
         return VSPCNOutput(features, self.heads(features))
+
+    def read(self, embedded: dict[str, Tensor]) -> Tensor:
+        """The mean embedding [B,E] over `reads`, float32; its score with a prototype is the mean of theirs."""
+        return torch.stack([embedded[s].float() for s in self.reads]).mean(0)
+
+    def scores(self, embedded: dict[str, Tensor], prototypes: Tensor) -> Tensor:
+        """[B,C], what classifies: embeddings by stream against class prototypes [C,E] (design: inference's score_c)."""
+        return self.heads.scores({"read": self.read(embedded)}, prototypes)["read"]
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that trains, by name."""
@@ -101,6 +111,7 @@ class VSPCN(ZeroShotModel):
         deep = len(backbone.blocks) - self.first_strong
         streams = ["cls"] + ["visual"] * bool(visual) + ["semantic"] * bool(semantic)
         self.heads = Heads(dim, attributes, streams, config)
+        self.reads = tuple(s for s in config.readout.split("+") if s in streams)
         if visual:
             self.visual_prompts = nn.Parameter(initial_prompts(visual, dim))
             self.weak_visual = WeakPromptFusion(dim) if config.weak else None

@@ -28,8 +28,8 @@ def predict(run: Path, images: Sequence[Path], top: int = 3) -> str:
     bench, tau = work.bench, float(folder.scores()["tau"])
     x = work.backbone.normalise(torch.from_numpy(pixels).to(work.accelerator.device) / 255)
     prototypes = model.heads.prototypes(torch.as_tensor(bench.prototypes, device=x.device))
-    embedded = model(x).embedded["cls"]
-    scores = model.heads.scores({"cls": embedded}, prototypes)["cls"].cpu().numpy() + tau * bench.unseen_mask
+    found = model(x).embedded
+    embedded, scores = model.read(found), model.scores(found, prototypes).cpu().numpy() + tau * bench.unseen_mask
     semantic = work.config.model.embedding == "visual-to-semantic"
     lines = []
     for i, path in enumerate(images):

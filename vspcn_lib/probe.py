@@ -48,7 +48,7 @@ class Probe:
 
     @torch.no_grad()
     def scores(self, alpha_v: float, alpha_s: float, alpha_a: float, stop: Event | None = None) -> np.ndarray:
-        """The cls score matrix [n,C]; one caller at a time. Raises `Cancelled` once `stop` is set."""
+        """The score matrix [n,C]; one caller at a time. Raises `Cancelled` once `stop` is set."""
         out = []
         # Alphas are set in the model itself: a second computation at the same time would run under the first one's.
         with self._one, alphas(self.model, alpha_v, alpha_s, alpha_a):
@@ -56,6 +56,5 @@ class Probe:
                 if stop is not None and stop.is_set():
                     raise Cancelled
                 features = self.model.by_stream(self.model.deep(tokens, attributes))
-                embedded = self.model.heads(features)["cls"]
-                out.append(self.model.heads.scores({"cls": embedded}, self.prototypes)["cls"])
+                out.append(self.model.scores(self.model.heads(features), self.prototypes))
         return torch.cat(out).cpu().numpy()

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import time
 import typing
 import warnings
@@ -24,7 +25,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, ConfigError, as_dict, check_name, update
+from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.environment import environment
 from vspcn_lib.runs import RunFolder, replacing
 from vspcn_lib.train import Interrupted, select
@@ -32,6 +33,14 @@ from vspcn_lib.workspace import Workspace
 
 Suggest = Callable[[Trial], Any]
 QUIET_SECONDS = 5.0  # a study to which nobody adds a point for so long was left half-made by a worker that died
+
+
+def check_name(what: str, name: str) -> str:
+    """`name` if it can be a file's name in its folder. Raises `ConfigError` for what could lead outside or hide."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}", name):
+        raise ConfigError(f"{what} {name[:40]!r} cannot be a file name: use at most 120 letters, digits, '_', '-', "
+                          "'+' and '.', no '.' first")
+    return name
 
 
 def parse_axis(text: str) -> tuple[str, Suggest, list[Any] | None]:

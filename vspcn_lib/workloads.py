@@ -91,7 +91,7 @@ def workload(name: str, config: Config, vit: FrozenViT, attributes: int, classes
         with torch.no_grad():
             with cast():
                 embedded = model(images).embedded
-            return model.heads.scores({"cls": embedded["cls"].float()}, model.heads.prototypes(rows))["cls"]
+            return model.scores(embedded, model.heads.prototypes(rows))
 
     return Workload(train, infer)
 
