@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from vspcn_lib.backbone import load_backbone
+from vspcn_lib.benchmarks import load_benchmark
 from vspcn_lib.cli import main
 from vspcn_lib.figures import draw_figures
 from vspcn_lib.records import markdown, read_records, summary
+from vspcn_lib.runs import RunFolder
 from vspcn_lib.weights import BackboneError, packaged_vit_s14, sha256_file
 
 
@@ -36,6 +39,10 @@ def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, c
     assert main(["predict", str(out), str(photo), "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert str(photo) in lines and sum("bird_" in x and "seen): " in x for x in lines) == 2
+    saved, paths = RunFolder(out).scores(), [str(p) for p in load_benchmark(str(tiny_folder)).image_paths]
+    its_row = saved["scores"][saved["indices"].tolist().index(paths.index(str(photo)))] + saved["tau"] * saved["unseen"]
+    shown = [float(x.split()[0]) for x in lines if "bird_" in x and "seen): " in x]
+    assert shown == pytest.approx(np.sort(its_row)[::-1][:2].tolist(), abs=0.006)  # what was evaluated is what predicts
     assert main(["predict", str(out), str(tmp_path / "none.jpg")]) == 2
     assert "none.jpg does not exist" in capsys.readouterr().err
     assert main(["record", str(out), str(tmp_path / "records" / "a.json")]) == 0

@@ -30,6 +30,11 @@ def test_rows_are_distinct_changes_of_the_base():
     base = preset("cub100-small")
     configs = [json.dumps(as_dict(row(base, name)), sort_keys=True) for name in ROWS]
     assert len(set(configs)) == len(ROWS) and row(base, "full") == base
+    # a mean with a head that nothing trains, or that is not there, would be no baseline
+    assert {row(base, name).model.readout for name in ROWS
+            if not row(base, name).model.semantic_prompts or not row(base, name).loss.lambda_skd} == {"cls"}
+    with pytest.raises(ConfigError, match=r"set model\.readout to cls"):
+        update(base, {"loss": {"lambda_skd": 0.0}})
     with pytest.raises(ConfigError, match="did you mean 'VPT-deep'"):
         row(base, "VPT-dep")
 

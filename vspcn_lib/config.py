@@ -216,7 +216,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "full, no adapter": {"model": {"adapter": False}},
     # one part less
-    "cls readout": {"model": {"readout": "cls"}},
+    "full, cls readout": {"model": {"readout": "cls"}},
     "weak fusion only": {"model": {"strong": False, "adapter": False}},
     "strong fusion only": {"model": {"weak": False}},
     "no CED": {"loss": {"lambda_ced": 0.0}},
