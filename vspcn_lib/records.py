@@ -72,12 +72,14 @@ def config_of(record: dict[str, Any]) -> Config:
 
 
 def method(record: dict[str, Any]) -> str:
-    """The name of a record's row: VSPCN, linear head or baseline, image size, thinned training set, bf16."""
+    """The name of a record's row: VSPCN, linear head or baseline, readout, image size, thinned training set, bf16."""
     config = record["config"]
     model, data = config["model"], config["data"]
     prompted = model["visual_prompts"] + model["semantic_prompts"] > 0
     own = model.get("method", "vspcn")
     name = own if own != "vspcn" else "VSPCN" if prompted else "linear head"
+    if own == "vspcn" and model["semantic_prompts"] and model.get("readout", "cls") == "cls":
+        name += ", cls readout"
     thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
     half = ", bf16" if config["train"]["precision"] == "bf16" else ""
     return f"{name}, {data['size']} px{thinned}{half}"
