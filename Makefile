@@ -28,13 +28,13 @@ lint: .venv/ready
 # Known vulnerabilities of the pinned packages; says so where their data cannot be reached.
 audit: .venv/ready
 	$(PY) -m ruff check --select S vspcn_lib notebooks/rerun.py
-	$(PY) tests/audit.py
+	PYTHONPATH=tests $(PY) tests/campaigns/audit.py
 
 # The campaigns of tests/README.md in full, about a quarter of an hour; their short form is part of `make test`.
 trust: .venv/ready
-	$(PY) tests/faults.py --out records/trust/faults.json
-	$(PY) tests/corpus.py --out records/trust/inputs.json
-	$(PY) tests/load.py --out records/trust/load.json
+	PYTHONPATH=tests $(PY) tests/campaigns/faults.py --out records/trust/faults.json
+	PYTHONPATH=tests $(PY) tests/campaigns/corpus.py --out records/trust/inputs.json
+	PYTHONPATH=tests $(PY) tests/campaigns/load.py --out records/trust/load.json
 
 figures: .venv/ready
 	$(PY) -m vspcn_lib figures

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from world import ATTRIBUTES, make_folder, make_vit
 
-from vspcn_lib.backbone import FrozenViT
+from vspcn_lib.encoders.backbone import FrozenViT
 
 __all__ = ["ATTRIBUTES", "SHARED", "needs_shared"]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

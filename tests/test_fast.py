@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vspcn_lib import attend, losses
-from vspcn_lib.capture import attention_maps
+from vspcn_lib.bench.plain import PlainVSPCN
 from vspcn_lib.config import LossConfig, ModelConfig
 from vspcn_lib.fusion import EPS
 from vspcn_lib.model import VSPCN
-from vspcn_lib.plain import PlainVSPCN
+from vspcn_lib.views.capture import attention_maps
 
 CONFIG = ModelConfig(visual_prompts=3, semantic_prompts=2, first_strong_block=2, alpha_v=0.4, alpha_s=0.7, alpha_a=0.3)
 

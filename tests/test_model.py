@@ -9,12 +9,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vspcn_lib import losses
-from vspcn_lib.backbone import BackboneError, FrozenViT, load_backbone
-from vspcn_lib.baselines import build
-from vspcn_lib.capture import CaptureError, attention_maps, prompt_attention
 from vspcn_lib.config import LossConfig, ModelConfig
-from vspcn_lib.images import Batches, Normalise
+from vspcn_lib.data.images import Batches, Normalise
+from vspcn_lib.encoders.backbone import BackboneError, FrozenViT, load_backbone
+from vspcn_lib.methods.baselines import build
 from vspcn_lib.model import VSPCN
+from vspcn_lib.views.capture import CaptureError, attention_maps, prompt_attention
 
 CONFIG = ModelConfig(visual_prompts=3, semantic_prompts=2, first_strong_block=3)
 

@@ -3,79 +3,80 @@
 import ast
 import json
 import shlex
+import shutil
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from vspcn_lib.cli import COMMANDS, _parse, main
-from vspcn_lib.runner import DECIDING
+from vspcn_lib.commands.cli import COMMANDS, _parse, main
+from vspcn_lib.studies import code
+from vspcn_lib.studies.code import imported
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORTS = {  # who may import whom
-    "config": set(), "attend": set(), "fusion": {"attend"}, "memory": set(), "timing": set(), "files": set(),
-    "digests": set(), "environment": set(), "compare": {"config"}, "metrics": set(), "plots": set(),
-    "weights": {"files"},
-    "images": {"digests", "files"}, "semantics": set(), "birdlets": {"files"}, "splits": set(), "folders": {"splits"},
-    "benchmarks": {"birdlets", "folders", "images", "splits"}, "losses": {"config"},
-    "runs": {"compare", "config", "files"}, "processes": {"runs"}, "pieces": {"model", "processes"},
-    "unpack": set(), "archives": {"benchmarks", "files", "splits", "unpack"},
-    "backbone": {"images", "weights"}, "model": {"backbone", "config", "fusion"}, "capture": {"fusion", "model"},
-    "workspace": {"splits", "backbone", "baselines", "benchmarks", "config", "images", "memory", "model", "processes",
-                  "runs", "semantics"},
-    "evaluation": {"environment", "memory", "metrics", "splits", "model", "processes", "runs", "workspace"},
-    "train": {"losses", "baselines", "splits", "config", "evaluation", "files", "model", "pieces", "processes", "runs",
-              "workspace"},
-    "plain": {"fusion", "model"}, "workloads": {"losses", "backbone", "baselines", "config", "memory", "plain"},
-    "growth": {"metrics", "backbone", "config", "environment", "images", "memory", "timing", "workloads"},
-    "bench": {"environment", "growth", "metrics", "backbone", "config", "evaluation", "images", "memory",
-              "records", "runs", "timing", "workloads", "workspace"}, "bench_report": {"plots", "workloads"},
-    "trained": {"capture", "model", "runs", "workspace"},
-    "demo": {"gallery", "metrics", "plots", "benchmarks", "birdlets", "config", "runs", "train", "trained"},
-    "baselines": {"backbone", "config", "model"}, "tables": {"config", "metrics"},
-    "sweep": {"config", "environment", "runs", "train", "workspace"},
-    "runner": {"config", "environment", "records", "runs", "train"},
-    "ablation": {"config", "records", "runner", "tables"},
-    "records": {"metrics", "config", "runs"}, "curves": {"files", "plots"},
-    "embeddings": {"evaluation", "runs", "trained", "workspace"},
-    "exhibits": {"curves", "embeddings", "plots", "records", "runs", "trained"},
-    "figures": {"benchmarks", "birdlets", "config", "curves", "gallery", "images", "metrics", "plots", "records",
-                "tables", "workspace"},
-    "probe": {"config", "model"}, "fields": {"config"}, "controls": {"environment", "fields", "plots", "probe", "runs"},
-    "checks": {"config", "runs"}, "gallery": {"plots", "splits"},
-    "panels": {"capture", "checks", "controls", "fields", "gallery", "metrics", "model", "plots", "probe", "runs",
-               "trained", "workspace"},
-    "panels_features": {"capture", "checks", "controls", "embeddings", "fields", "gallery", "model", "plots", "runs",
-                        "trained", "workspace"},
-    "panels_records": {"checks", "controls", "fields", "gallery", "metrics", "plots"},
-    "live": {"config", "controls", "curves", "plots", "runs", "train", "workspace"},
-    "predict": {"images", "runs", "trained"}, "options": {"config"}, "__main__": {"cli"}, "__init__": set(),
+CORE = {"config", "fusion", "attend", "losses", "zeroshot", "model", "metrics", "train"}
+HOUSE = {  # a wing or a file of the core, and what it may import; each also what stands below it in its own line
+    "system": "", "config": "", "metrics": "", "attend": "",
+    "data": "system config", "fusion": "attend", "losses": "config", "encoders": "data",
+    "zeroshot": "encoders fusion losses", "model": "zeroshot", "methods": "model",
+    "runs": "methods metrics", "train": "runs", "studies": "train", "views": "studies",
+    "panels": "views", "bench": "views", "commands": "panels bench",
 }
+def _room(name: str) -> str:
+    return name.split("/")[0]
 
 
-def _imported(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vspcn_lib"):
-            found |= {node.module.split(".")[1]} if "." in node.module else {a.name for a in node.names}
+def _below(room: str) -> set[str]:
+    """Every room that `room` may import from: what the list names, and all that stands below it."""
+    return set(HOUSE[room].split()).union(*(_below(r) for r in HOUSE[room].split()), set())
+
+
+def _wrong(house: Path) -> list[str]:
+    """Every import that runs up or sideways, and every circle inside a wing."""
+    arrows = {str(p.relative_to(house))[:-3]: imported(p) for p in house.rglob("*.py")
+              if p.name not in ("__init__.py", "__main__.py")}
+    found = [f"{a} imports {b}" for a, names in arrows.items() for b in names
+             if _room(b) != _room(a) and _room(b) not in _below(_room(a))]
+    try:
+        list(TopologicalSorter(arrows).static_order())
+    except CycleError as error:
+        found.append(f"a circle: {' -> '.join(error.args[1])}")
     return found
 
 
-def test_modules_import_one_way_and_stay_small():
-    for path in (ROOT / "vspcn_lib").glob("*.py"):
+def test_imports_go_one_way(tmp_path):
+    assert _wrong(code.HOUSE) == []
+    for planted in ("data/images.py from vspcn_lib.train import run",
+                    "studies/code.py from vspcn_lib.panels import fields",
+                    "losses.py from vspcn_lib import metrics",
+                    "runs/folder.py from vspcn_lib.runs.workspace import Workspace",
+                    "system/files.py from vspcn_lib.config import Config"):
+        file, line = planted.split(" ", 1)
+        copy = tmp_path / file / "vspcn_lib"
+        shutil.copytree(code.HOUSE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        with (copy / file).open("a") as text:
+            text.write(f"\n\ndef late():\n    {line}\n")
+        assert _wrong(copy), planted
+
+
+def test_modules_stay_small_and_every_wing_says_what_it_is_for():
+    for path in code.HOUSE.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 300, f"{path.name}: two ideas in one module?"
-        if path.stem != "cli":
-            assert _imported(path) <= IMPORTS[path.stem], path.name
+    top = {p.stem for p in code.HOUSE.glob("*.py")} - {"__init__", "__main__"}
+    wings = {p.name for p in code.HOUSE.iterdir() if (p / "__init__.py").exists()}
+    assert top == CORE and top | wings == set(HOUSE)
+    for wing in wings:
+        tree = ast.parse((code.HOUSE / wing / "__init__.py").read_text())
+        assert len(tree.body) == 1 and ast.get_docstring(tree).endswith("."), wing
 
 
-def test_a_key_hashes_every_module_that_a_run_comes_through():
-    reached, new = set(), {"train"}
-    while new:
-        reached |= new
-        new = {m for name in new for m in IMPORTS[name]} - reached
-    bookkeeping = {"config", "files", "runs", "compare", "digests", "environment", "memory"}  # a config is hashed too
-    assert set(DECIDING) == reached - bookkeeping
+def test_what_decides_a_runs_numbers_is_found_from_the_imports():
+    found = code.deciding("train", "methods/vpt")
+    assert {"train", "fusion", "attend", "losses", "metrics", "data/images", "encoders/semantics", "methods/vpt",
+            "runs/evaluation"} <= set(found)
+    assert not [f for f in found if f.startswith(("system/", "studies/", "views/"))] and "methods/eszsl" not in found
 
 
 def test_environment_constraints_and_pyproject_agree():

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from vspcn_lib import evaluation, losses, metrics, train
+from vspcn_lib import losses, metrics, train
 from vspcn_lib.config import Config, ConfigError, preset, update
-from vspcn_lib.evaluation import LeakError, guard
-from vspcn_lib.runs import RunError, RunFolder
+from vspcn_lib.runs import evaluation
+from vspcn_lib.runs.evaluation import LeakError, guard
+from vspcn_lib.runs.folder import RunError, RunFolder
+from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import Interrupted, fit, run, selection_split, thin
-from vspcn_lib.workspace import Workspace
 
 BASE = {"data": {"size": 32}, "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3},
         "train": {"epochs": 2, "batch_size": 4}}
@@ -152,7 +153,7 @@ def test_a_full_disk_keeps_what_was_saved(config, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    for name in ("pathlib.Path.write_bytes", "numpy.savez_compressed", "vspcn_lib.runs.save_file",
+    for name in ("pathlib.Path.write_bytes", "numpy.savez_compressed", "vspcn_lib.runs.folder.save_file",
                  "pathlib.Path.write_text"):
         monkeypatch.setattr(name, full)
     for write in (lambda: folder.save_state({}), lambda: folder.save_scores(scores=np.zeros(1)),

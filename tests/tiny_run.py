@@ -5,10 +5,10 @@ import sys
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from vspcn_lib.backbone import FrozenViT
 from vspcn_lib.config import Config, update
+from vspcn_lib.encoders.backbone import FrozenViT
+from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import run
-from vspcn_lib.workspace import Workspace
 
 
 def tiny_config(folder: str) -> Config:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tiny_run import tiny_config, tiny_vit
 
-from vspcn_lib import sweep as sweep_module
-from vspcn_lib.workspace import Workspace
+from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies import sweep as sweep_module
 
 folder, place, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 base = tiny_config(folder)

@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from vspcn_lib.cli import main
+    from vspcn_lib.commands.cli import main
 
     status = main()
 except KeyboardInterrupt:  # while Python was still importing

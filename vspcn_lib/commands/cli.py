@@ -1,0 +1,199 @@
+"""`python -m vspcn_lib COMMAND`: the command line, its options read from the config dataclasses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from vspcn_lib.commands.options import (
+    Ablate,
+    Bench,
+    Data,
+    Demo,
+    Evaluate,
+    Exhibit,
+    Figures,
+    Predict,
+    Record,
+    Resume,
+    Sweep,
+    Train,
+)
+from vspcn_lib.config import Config, as_dict, preset
+
+HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help lists the options)
+
+  demo                 birdlets, linear head and VSPCN: one table, three pictures
+  train                select on validation classes, retrain on trainval, evaluate once
+  resume RUN           finish an interrupted run with its own settings
+  ablate               every row of the ablation table and every baseline, several seeds: records and a table
+  sweep                search settings on validation classes (Optuna); several machines can share a study
+  evaluate RUN         the metrics of a finished run, from its saved score matrix
+  predict RUN IMAGE... top classes of photos, with the attributes that speak for each
+  data fetch NAME      download, check and unpack cub, sun or awa2
+  data verify NAME     what is there, what is missing, whether the counts are the published ones
+  record RUN FILE      keep a finished run as one small JSON file
+  exhibit LINEAR RUN FILE
+                       keep t-SNE, training curves and attention maps as one small JSON file
+  figures              redraw every figure from the committed records
+  bench                cost of VSPCN against the frozen ViT's: time, memory, FLOPs, growth
+"""
+
+
+def _named_preset(args: list[str], default: str) -> str:
+    """The preset asked for, read first: it decides the defaults that the other options change."""
+    for i, arg in enumerate(args):
+        if arg == "--preset" and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith("--preset="):
+            return arg.split("=", 1)[1]
+    return default
+
+
+def _parse(command: type, args: list[str]):
+    name = command.__name__.lower()
+    prog = f"python -m vspcn_lib {name}"
+    if command in (Train, Bench, Ablate, Sweep):
+        chosen = _named_preset(args, command.preset)
+        base = {"axes": tyro.MISSING} if command is Sweep else {}
+        return tyro.cli(command, args=args, prog=prog, default=command(**base, config=preset(chosen), preset=chosen))
+    return tyro.cli(command, args=args, prog=prog)
+
+
+def _train(a: Train) -> None:
+    from vspcn_lib.train import run
+
+    result = run(a.config, a.out, a.resume)
+    print("\n" + _table(a.config, result))
+    print(f"validation tau {result['tau']:+.3f}, oracle tau {result['oracle']['tau']:+.3f} (chosen on test labels: "
+          f"not a result)\n{a.out}")
+
+
+def _table(config: Config, result: dict[str, Any]) -> str:
+    from vspcn_lib.commands.demo import table
+    from vspcn_lib.studies.records import method
+
+    return table({f"{result['benchmark']}: {method({'config': as_dict(config)})}": result})
+
+
+def _evaluate(a: Evaluate) -> None:
+    from vspcn_lib.runs.evaluation import test_metrics
+    from vspcn_lib.runs.folder import RunFolder
+
+    saved = RunFolder(a.run).scores()
+    tau = float(saved["tau"]) if a.tau is None else a.tau
+    print(json.dumps(test_metrics(saved["scores"], saved["labels"], saved["unseen"], tau), indent=1))
+
+
+def _predict(a: Predict) -> None:
+    from vspcn_lib.commands.predict import predict
+
+    print(predict(a.run, a.images, a.top))
+
+
+def _data(a: Data) -> int:
+    from vspcn_lib.data import archives
+
+    if a.action == "fetch":
+        archives.fetch(a.name, a.root)
+        return 0
+    text, ready = archives.verify(a.name, a.root)
+    print(text)
+    return 0 if ready else 2
+
+
+def _resume(a: Resume) -> None:
+    from vspcn_lib.runs.folder import RunFolder
+    from vspcn_lib.train import run
+
+    config = RunFolder(a.run).config()
+    print("\n" + _table(config, run(config, a.run, resume=True)))
+
+
+def _ablate(a: Ablate) -> int:
+    from vspcn_lib.studies.ablation import ablate
+
+    records = a.records or Path("outputs/ablate") / f"{a.preset}{'-fast' * a.fast}"
+    return len(ablate(a.config, a.rows, a.seeds, a.out, records, a.fast, a.any_code, a.processes)) > 0
+
+
+def _sweep(a: Sweep) -> None:
+    from vspcn_lib.studies.sweep import sweep
+
+    table = sweep(a.config, list(a.axes), a.study, a.storage, a.out, a.records, a.trials)
+    print("\n" + table.head(20).to_string(index=False, float_format="{:.3f}".format))
+
+
+def _bench(a: Bench) -> None:
+    from vspcn_lib.bench.bench import bench
+    from vspcn_lib.bench.report import draw, report
+
+    record = bench(a.config, a.parts, a.rounds, a.out)
+    print(report(record), draw(record, a.out.with_suffix(".png")), sep="\n")
+
+
+def _demo(a: Demo) -> None:
+    from vspcn_lib.commands.demo import demo
+
+    demo(a.out, a.seed)
+
+
+def _record(a: Record) -> None:
+    from vspcn_lib.studies.records import write_record
+
+    print(write_record(a.run, a.file))
+
+
+def _exhibit(a: Exhibit) -> None:
+    from vspcn_lib.views.exhibits import write_exhibit
+
+    print(write_exhibit({"ViT only": a.linear, "VSPCN": a.run}, a.file))
+
+
+def _figures(a: Figures) -> None:
+    from vspcn_lib.studies.records import markdown, read_records, summary
+    from vspcn_lib.views.figures import draw_figures
+
+    table = summary(read_records(a.records))
+    print(table.to_string(index=False))
+    a.out.mkdir(parents=True, exist_ok=True)
+    (a.out / "results.md").write_text(markdown(table))
+    for path in draw_figures(a.records, a.out):
+        print(path)
+
+
+STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
+COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
+            "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
+            "resume": (Resume, _resume), "ablate": (Ablate, _ablate), "sweep": (Sweep, _sweep),
+            "record": (Record, _record), "exhibit": (Exhibit, _exhibit), "figures": (Figures, _figures)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a mistake of the user is one clear line and exit status 2, Ctrl-C one and 130: no traceback."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"unknown command '{args[0]}': choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    command, act = COMMANDS[args[0]]
+    try:
+        return act(_parse(command, args[1:])) or 0
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
+    except OSError as error:  # a disk, a right, a connection that no module speaks of: not a fault of the program
+        print(f"{error.filename}: {error.strerror}; choose another place, or mend this one"
+              if error.filename and error.strerror else str(error), file=sys.stderr)
+        return 2
+    except Exception as error:
+        if type(error).__module__.startswith("vspcn_lib"):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 130 if type(error).__name__ == "Interrupted" else 2
+        raise

@@ -1,0 +1,59 @@
+"""`make demo`: the linear head and VSPCN on birdlets, one table, three pictures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vspcn_lib import metrics
+from vspcn_lib.config import preset
+from vspcn_lib.data.benchmarks import birdlets_folder
+from vspcn_lib.data.birdlets import contact_sheet
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.train import run
+from vspcn_lib.views import gallery, plots
+from vspcn_lib.views.trained import load_trained, unseen_attention
+
+COLUMNS = ("method", "U", "S", "H", "oracle H", "CZSL", "AUSUC", "trainable", "seconds")
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """One line a result record: percent at the validation tau, H at the oracle tau, AUSUC in 0..1."""
+    wide = max([12, *(len(name) + 1 for name in rows)])
+    lines = ["{:<{wide}}{:>7}{:>7}{:>7}{:>10}{:>7}{:>7}{:>12}{:>9}".format(*COLUMNS, wide=wide)]
+    for name, r in rows.items():
+        lines.append(f"{name:<{wide}}{r['U']:7.1f}{r['S']:7.1f}{r['H']:7.1f}{r['oracle']['H']:10.1f}{r['CZSL']:7.1f}"
+                     f"{r['AUSUC']:7.3f}{r['parameters']['trainable']:12,}{r['seconds']:9.0f}")
+    return "\n".join(lines)
+
+
+def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Train both methods into `out` (finished parts are kept), print the table, draw the pictures."""
+    start = time.time()
+    sheet = contact_sheet(birdlets_folder(), out / "birdlets.png")
+    rows, curves, chosen = {}, {}, {}
+    for title, name in {"linear head": "birdlets-linear", "VSPCN": "birdlets"}.items():
+        config = preset(name)
+        config = replace(config, train=replace(config.train, seed=seed))
+        folder = out / name
+        rows[title] = run(config, folder, resume=(folder / "config.json").exists())
+        saved = RunFolder(folder).scores()
+        curves[title] = metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
+        chosen[title] = float(saved["tau"])
+    curve = plots.save(plots.seen_unseen_curve(curves, chosen), out / "seen_unseen.png")
+    attention = draw_attention(out / "birdlets", out / "attention.png")
+    print(f"\nbirdlets, 28 seen + 12 unseen species, seed {seed}; epoch and tau chosen on validation classes\n")
+    print(table(rows))
+    print("\n'oracle H' picks tau on the test labels, as much of the literature does; it is not a result.")
+    print(f"\npictures: {sheet}\n          {curve}\n          {attention}\n{time.time() - start:.0f} s in all")
+    return rows
+
+
+def draw_attention(run_folder: Path, target: Path) -> Path:
+    """The picture of `unseen_attention` of a finished run."""
+    work, model = load_trained(RunFolder(run_folder))
+    chosen, maps = unseen_attention(work, model)
+    titles = [plots.plain_name(work.bench.class_names[c]) for c in work.bench.labels[chosen]]
+    return plots.save(gallery.attention_figure(work.pixels[chosen].transpose(0, 2, 3, 1) / 255.0, maps, titles), target)

@@ -1,0 +1,1 @@
+"""The systems that VSPCN is compared with: one file a method, its settings, module and losses together."""

@@ -1,0 +1,1 @@
+"""The notebooks' controls: ipywidgets over the views."""

@@ -1,0 +1,151 @@
+"""Panels over records alone, no model needed: the tau slider, and a recorded sweep to walk through."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vspcn_lib import metrics
+from vspcn_lib.panels.checks import PanelError
+from vspcn_lib.panels.controls import Panel
+from vspcn_lib.panels.fields import Choice, Slider, Steps, field_help, spelled
+from vspcn_lib.views import gallery, plots
+
+
+# ---- tau ---
+@dataclass(frozen=True)
+class Tau:
+    """Which run, and the calibration added to unseen classes, in score units."""
+
+    run: str
+    tau: float
+
+
+class Calibration:
+    """U, S, H and every class's accuracy at a tau, of saved score matrices {name: arrays of `RunFolder.scores`}."""
+
+    def __init__(self, runs: dict[str, dict[str, np.ndarray]]) -> None:
+        self.runs = runs
+        self.sweeps = {n: metrics.tau_sweep(r["scores"], r["labels"], r["unseen"]) for n, r in runs.items()}
+        self.fixed = {n: self._fixed(r, self.sweeps[n]) for n, r in runs.items()}
+        self.names = {n: [gallery.plain_name(str(c)) for c in r["class_names"]] if "class_names" in r else
+                      [f"class {c}" for c in range(len(r["unseen"]))] for n, r in runs.items()}
+
+    @staticmethod
+    def _fixed(r: dict[str, np.ndarray], sweep: pd.DataFrame) -> dict[str, Any]:
+        """What no tau of the slider changes: computed once, so that a move costs two passes over the scores."""
+        triple, taus = (r["scores"], r["labels"], r["unseen"]), {"validation": float(r["tau"]),
+                                                                 "oracle": metrics.best_tau(sweep)}
+        return {**taus, "AUSUC": metrics.area(sweep), "plain": metrics.class_accuracies(*triple, 0.0),
+                "marks": {name: metrics.gzsl_metrics(*triple, tau) for name, tau in taus.items()}}
+
+    def compute(self, state: Tau, stop: Event | None = None) -> dict[str, Any]:
+        """Metrics at `state.tau` and accuracies [C] there and at tau 0, unseen classes apart."""
+        r = self.runs[state.run]
+        triple = r["scores"], r["labels"], r["unseen"]
+        return {**self.fixed[state.run], "at": metrics.gzsl_metrics(*triple, state.tau),
+                "now": metrics.class_accuracies(*triple, state.tau)}
+
+    def draw(self, state: Tau, result: dict[str, Any]) -> Figure:
+        """The curve with the point at tau, and what this tau does to each class."""
+        figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+        curve, bars = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        for i, (name, sweep) in enumerate(self.sweeps.items()):
+            curve.plot(sweep["U"], sweep["S"], label=name, lw=2 if name == state.run else 1, **plots.line(i))
+        at = result["at"]
+        curve.plot(at.U, at.S, "o", color="black", markersize=9)
+        for (name, m), mark in zip(result["marks"].items(), ("D", "*"), strict=True):
+            size = 6 if mark == "D" else 11
+            curve.plot(m.U, m.S, mark, mfc="white", mec="black", ms=size, ls="", label=f"{name} tau")
+        curve.set(xlim=(0, 100), ylim=(0, 100), xlabel="U, unseen accuracy (%)", ylabel="S, seen accuracy (%)",
+                  title=f"tau {state.tau:+.2f}:  U {at.U:.1f}   S {at.S:.1f}   H {at.H:.1f}")
+        curve.legend(loc="lower left", fontsize=8)
+        unseen = self.runs[state.run]["unseen"]
+        order = np.concatenate([np.flatnonzero(unseen), np.flatnonzero(~unseen)])
+        order = order[~np.isnan(result["now"][order])]
+        colours = [plots.COLOURS[1] if unseen[c] else plots.COLOURS[0] for c in order]
+        change = (result["now"] - result["plain"])[order]
+        bars.vlines(np.arange(len(order)), 0, change, color=colours, lw=max(1, 260 / len(order)))
+        bars.set(xlabel="class (orange: unseen, blue: seen)", ylabel="accuracy change against tau 0 (points)",
+                 ylim=(-102, 102), xticks=[])
+        bars.axhline(0, color="0.6", lw=0.8)
+        return figure
+
+    def describe(self, state: Tau, result: dict[str, Any]) -> str:
+        """The numbers under the picture, and the classes that win and lose most against tau 0."""
+        at, change, names = result["at"], result["now"] - result["plain"], self.names[state.run]
+        order = np.argsort(np.nan_to_num(change), kind="stable")
+        most = {"win": [c for c in order[::-1] if change[c] > 0], "lose": [c for c in order if change[c] < 0]}
+        named = [f"{side} most: " + (", ".join(f"{names[c]} {change[c]:+.0f}" for c in found[:3]) or "none")
+                 for side, found in most.items()]
+        return (f"{state.run}, tau {state.tau:+.2f}: U {at.U:.2f}  S {at.S:.2f}  H {at.H:.2f}  CZSL {at.CZSL:.2f}  "
+                f"AUSUC {result['AUSUC']:.3f}\nvalidation tau {result['validation']:+.2f}, "
+                f"oracle tau {result['oracle']:+.2f} (chosen on test labels: not a result)\n"
+                + "; ".join(named))
+
+
+def calibration_panel(runs: dict[str, dict[str, np.ndarray]]) -> Panel:
+    """The tau slider over saved score matrices by name, starting at the first run's validation tau.
+
+    Raises `PanelError` where there is no run.
+    """
+    if not runs:
+        raise PanelError("there is no run to calibrate: give a name and its scores, such as {'mine': "
+                         "RunFolder(Path('outputs/mine')).scores()}")
+    parts, first = Calibration(runs), next(iter(runs))
+    span = float(np.ceil(max(max(s["tau"].abs().max(), abs(float(runs[n]["tau"]))) for n, s in parts.sweeps.items())))
+    source = {n: {"scores": hashlib.sha256(np.ascontiguousarray(r["scores"]).tobytes()).hexdigest()}
+              for n, r in runs.items()}
+    return Panel("Calibration", Tau(first, round(float(runs[first]["tau"]), 2)),
+                 [Choice("run", tuple(runs)), Slider("tau", -span, span, 0.05, "added to every unseen class's score")],
+                 parts.compute, parts.draw, parts.describe, source=source)
+
+
+# ---- a recorded sweep ---
+class SweepWalk:
+    """Validation numbers of one trial of a study record (`sweep.write_study`), found by the values of its axes."""
+
+    def __init__(self, study: dict[str, Any]) -> None:
+        self.study, self.trials = study, pd.DataFrame(study["trials"])
+        if self.trials.empty:
+            raise PanelError(f"the study '{study['study']}' has no finished trial: run `vspcn sweep` first")
+        self.axes = [c for c in self.trials.columns if "." in c]
+        self.fields = {name.partition(".")[2]: name for name in self.axes}
+        self.values = {field: tuple(sorted(self.trials[name].unique().tolist()))  # numbers, words or truth values
+                       for field, name in self.fields.items()}
+        best = max(study["trials"], key=lambda trial: trial["H"])
+        self.State = dataclasses.make_dataclass("Point", [(field, Any) for field in self.fields], frozen=True)
+        self.best = self.State(**{field: best[name] for field, name in self.fields.items()})
+
+    def compute(self, state: Any, stop: Event | None = None) -> dict[str, Any] | None:
+        """The best recorded trial at these values, None where none was run."""
+        there = np.logical_and.reduce([self.trials[n] == getattr(state, f) for f, n in self.fields.items()])
+        found = self.trials[there]
+        return None if found.empty else found.loc[found["H"].idxmax()].to_dict()
+
+    def draw(self, state: Any, result: dict[str, Any] | None) -> Figure:
+        """The map of the study, the present values marked."""
+        return gallery.sweep_map(self.study, {name: getattr(state, field) for field, name in self.fields.items()})
+
+    def describe(self, state: Any, result: dict[str, Any] | None) -> str:
+        """Validation U, S, H at these values, and how far below the best of the study."""
+        at = ", ".join(f"{field} {spelled(getattr(state, field))}" for field in self.fields)
+        if result is None:
+            return f"{at}: not in the record"
+        return (f"{at}: validation U {result['U']:.1f}  S {result['S']:.1f}  H {result['H']:.1f} "
+                f"({result['H'] - self.trials['H'].max():+.1f} against the best of {len(self.trials)} trials)")
+
+
+def sweep_panel(study: dict[str, Any]) -> Panel:
+    """A slider for each axis of a recorded study, over the values that were run; starts at the winner."""
+    parts = SweepWalk(study)
+    steps = [Steps(field, parts.values[field], field_help(name)) for field, name in parts.fields.items()]
+    source = {"study": study["study"], "commit": study.get("environment", {}).get("commit", "unknown")}
+    return Panel(f"Sweep {study['study']}", parts.best, steps, parts.compute, parts.draw, parts.describe, source=source)

@@ -1,0 +1,131 @@
+"""What is measured on held-out images: the leak guard, score matrices, validation rows and the test record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vspcn_lib import metrics
+from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.processes import gather, share
+from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.system.environment import environment
+from vspcn_lib.system.memory import peak_mib, room
+from vspcn_lib.zeroshot import ZeroShotModel
+
+
+class LeakError(RuntimeError):
+    """Unseen images were about to reach training, statistics or selection."""
+
+
+class ScoreError(ValueError):
+    """A model returns scores that are not finite; the message names an image."""
+
+
+def guard(bench: Benchmark, indices: np.ndarray, forbidden: np.ndarray, stage: str) -> None:
+    """Raise `LeakError` if an image of a `forbidden` class, or any test image, is among `indices`."""
+    bad = indices[np.isin(bench.labels[indices], forbidden)]
+    test = np.intersect1d(indices, np.concatenate([bench.test_seen, bench.test_unseen]))
+    if len(bad) or len(test):
+        first = int((bad if len(bad) else test)[0])
+        raise LeakError(f"{stage}: {len(bad)} images of unseen classes and {len(test)} test images would be used, "
+                        f"first {bench.image_paths[first].name} of class {bench.class_names[bench.labels[first]]}: "
+                        "the split is wrong, check it with `data verify`")
+
+
+def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
+    """Unit embeddings by stream, of images [B,3,H,W] or of cls features [B,D] computed once."""
+    return model(x).embedded if x.dim() == 4 else model.heads({"cls": x})
+
+
+@torch.inference_mode()
+def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them.
+
+    A matrix larger than a quarter of the memory lies in a mapped file, which the metrics read in chunks.
+    """
+    model.eval()
+    acc = work.accelerator
+    rows = torch.as_tensor(work.bench.prototypes[classes], device=acc.device)
+    prototypes = model.heads.prototypes(rows)
+    mine = share(indices, acc)
+    batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
+    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False,
+                        disable=work.quiet or not acc.is_main_process):
+        with work.autocast():
+            embedded = forward(model, x)
+        out[done:done + len(x)] = model.scores(embedded, prototypes).cpu()
+        done += len(x)
+    if acc.num_processes > 1:
+        out = gather(torch.from_numpy(out).to(acc.device), len(indices), acc).cpu().numpy()
+    bad = next((i for i, row in enumerate(out) if not np.isfinite(row).all()), None)
+    if bad is not None:
+        raise ScoreError(f"the scores of {work.bench.image_paths[indices[bad]]} are NaN or infinite: so are the "
+                         "weights or the word vectors; train again with a lower train.lr")
+    return out
+
+
+def describe(row: dict[str, float]) -> str:
+    """One line on a validation epoch."""
+    return "  epoch {epoch}: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau {tau:+.2f}".format(**row)
+
+
+def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo: np.ndarray,
+             epoch: int) -> dict[str, float]:
+    """U, S, H at the tau of the best H on pseudo-unseen validation classes and held-out training images."""
+    bench = work.bench
+    indices = np.concatenate([held_out, pseudo])
+    guard(bench, indices, bench.unseen_classes, "selection")
+    classes = bench.seen_classes
+    scores = score(work, model, indices, classes)
+    labels, unseen = np.searchsorted(classes, bench.labels[indices]), np.isin(classes, bench.val_classes)
+    sweep = metrics.tau_sweep(scores, labels, unseen)
+    row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
+    return {"epoch": epoch, **{k: float(row[k]) for k in ("tau", "U", "S", "H")},
+            "AUSUC": metrics.area(sweep)}
+
+
+def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected: dict[str, float]) -> dict[str, Any]:
+    """Score the test images once, save the matrix, and compute every metric from it, with its provenance."""
+    bench = work.bench
+    test = np.concatenate([bench.test_seen, bench.test_unseen])
+    scores = score(work, model, test, np.arange(bench.num_classes))
+    labels, unseen = bench.labels[test], bench.unseen_mask
+    if work.accelerator.is_main_process:
+        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]),
+                           class_names=np.array(bench.class_names, dtype=str))
+    return {
+        **test_metrics(scores, labels, unseen, selected["tau"]),
+        "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else
+                                               f"{'+'.join(model.reads)} cosine x {work.config.model.scale:g}"),
+        "parameters": {"trainable": sum(p.numel() for p in model.trainable().values()),
+                       "total": sum(p.numel() for p in model.parameters())},
+        "images": {"test_seen": len(bench.test_seen), "test_unseen": len(bench.test_unseen)},
+        "peak_gib": round(peak_mib(work.accelerator.device) / 2**10, 2),
+        "benchmark": bench.name, "split": bench.split_hash, "note": bench.note,
+        "backbone": work.backbone.source, "vectors": work.vector_source,
+        "seed": work.config.train.seed, "environment": made_by(folder),
+    }
+
+
+def made_by(folder: RunFolder) -> dict[str, Any]:
+    """`environment()` as the run began (environment.json); its commit is FIRST..LAST where that changed."""
+    now = environment()
+    first = folder.read_json("environment.json") or now
+    same = first["commit"].endswith(now["commit"])
+    return first if same else {**first, "commit": f"{first['commit']}..{now['commit']}"}
+
+
+def test_metrics(scores: np.ndarray, labels: np.ndarray, unseen: np.ndarray, tau: float) -> dict[str, Any]:
+    """U, S, H at the validation tau, the same at the oracle tau (test labels!), CZSL and AUSUC."""
+    sweep = metrics.tau_sweep(scores, labels, unseen)
+    oracle = metrics.best_tau(sweep)
+    chosen, best = (metrics.gzsl_metrics(scores, labels, unseen, t) for t in (tau, oracle))
+    return {"tau": tau, "U": chosen.U, "S": chosen.S, "H": chosen.H, "CZSL": chosen.CZSL,
+            "AUSUC": metrics.area(sweep),
+            "oracle": {"tau": oracle, "U": best.U, "S": best.S, "H": best.H}}

@@ -1,0 +1,162 @@
+"""What both phases of a run share: benchmark, cached pixels, word vectors, the frozen ViT and the device."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vspcn_lib.config import Config, DataConfig, data_root
+from vspcn_lib.data.benchmarks import load_benchmark
+from vspcn_lib.data.images import Batches, image_cache
+from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
+from vspcn_lib.encoders.semantics import attribute_vectors, check_source
+from vspcn_lib.methods.baselines import build
+from vspcn_lib.runs.folder import together
+from vspcn_lib.runs.processes import own_rows, state
+from vspcn_lib.system.memory import keep_freed_memory
+from vspcn_lib.zeroshot import ZeroShotModel
+
+
+class FeatureError(ValueError):
+    """The frozen ViT returns numbers that are not finite; the message names an image."""
+
+
+def open_benchmark(config: DataConfig) -> Benchmark:
+    """The benchmark of a config; birdlets are rendered on first use."""
+    return load_benchmark(config.benchmark, data_root(config))
+
+
+@dataclass
+class Workspace:
+    """What both phases of a run share: data, pixels, vectors, the frozen ViT and the device."""
+
+    config: Config
+    bench: Benchmark
+    pixels: np.ndarray
+    word_vectors: Tensor
+    vector_source: str
+    backbone: FrozenViT
+    accelerator: Accelerator
+    known: list[Tensor] = field(default_factory=list)
+    """one table of frozen features [n,D] on the CPU, NaN where not yet computed; a list, so that a workspace of the
+    same data with other settings shares it"""
+    quiet: bool = False
+    """no sentences and no progress bars, for a run in a thread whose output would land in another notebook cell"""
+
+    @classmethod
+    def open(cls, config: Config, backbone: FrozenViT | None = None, quiet: bool = False) -> Workspace:
+        """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
+        keep_freed_memory()
+        check_source(config.data.vectors)
+        with state().main_process_first():  # of several processes one fills a cache, the others find it
+            backbone = backbone or load_backbone(config.model.backbone, config.data.size)
+            config.check_patch(backbone.patch, len(backbone.blocks))
+            bench = open_benchmark(config.data)
+        vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
+        with together():
+            accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
+        if accelerator.device.type == "cpu" and config.train.precision == "bf16":
+            for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
+                block.attn.fused_attn = False
+        with accelerator.main_process_first():
+            pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
+        tag = backbone.source
+        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
+                   backbone.to(accelerator.device), accelerator, quiet=quiet)
+        if bench.note:
+            work.say(bench.note)
+        work.say(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
+                 f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
+        return work
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the config asks for it: frozen blocks and fusion in bf16, losses in float32."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, self.config.train.precision == "bf16")
+
+    def say(self, sentence: str) -> None:
+        """Print once for all processes, unless the workspace is quiet."""
+        if not self.quiet:
+            self.accelerator.print(sentence)
+
+    def model(self) -> ZeroShotModel:
+        """A fresh model, its start fixed by the seed."""
+        torch.manual_seed(self.config.train.seed)
+        return build(self.backbone, self.word_vectors, self.config.model).to(self.accelerator.device)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Checksums of what a run reads besides its config and its photos: a run goes on with the same ones."""
+        return {"split": self.bench.split_hash,
+                "class attributes": hashlib.sha256(self.bench.prototypes.tobytes()).hexdigest(),
+                "word vectors": hashlib.sha256(self.word_vectors.numpy().tobytes()).hexdigest(),
+                "backbone": self.backbone.source["sha256"]}
+
+    def batches(self, indices: np.ndarray, augment: bool, shuffle: bool = False,
+                shared: bool = False) -> Batches | FeatureBatches:
+        """Image batches; for a model without prompts, batches of frozen features computed once.
+
+        With `shared`, each of several processes gets its rows of every image batch.
+        """
+        t, device = self.config.train, self.accelerator.device
+        images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, normalise=self.backbone.normalise,
+                         device=device, augment=augment, shuffle=shuffle, seed=t.seed,
+                         own=partial(own_rows, acc=self.accelerator) if shared else None)
+        if self.config.model.cached:
+            return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, shuffle,
+                                  device)
+        return images
+
+    @torch.no_grad()
+    def features(self, indices: np.ndarray) -> Tensor:
+        """Frozen cls features [len(indices), D]; each image passes the ViT once in the life of the workspace."""
+        if not self.known:  # 4 n D bytes, whatever is asked for and however often
+            self.known.append(torch.full((len(self.bench.labels), self.backbone.dim), torch.nan))
+        known, wanted = self.known[0], torch.as_tensor(indices)
+        missing = np.unique(indices[known[wanted, 0].isnan().numpy()])
+        plain = Batches(self.pixels, self.bench.labels, missing, 64, normalise=self.backbone.normalise,
+                        device=self.accelerator.device)
+        model = self.model().eval()
+        for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=self.quiet):
+            found = model.features(x)["cls"]
+            if not torch.isfinite(found).all():
+                raise FeatureError("the frozen ViT gives NaN or infinite features for one of "
+                                   f"{len(chosen)} images from {self.bench.image_paths[chosen[0]]} on: check the "
+                                   "weights")
+            known[torch.as_tensor(chosen)] = found.float().cpu()
+        return known[wanted]
+
+
+@dataclass
+class FeatureBatches:
+    """The batches of `Batches`, over features [n,D] that were computed once."""
+
+    features: Tensor
+    labels: np.ndarray
+    indices: np.ndarray
+    batch_size: int
+    seed: int
+    shuffle: bool
+    device: torch.device
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def epoch(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Features [B,D], labels [B], indices [B]; the order of training epochs is fixed by (seed, e)."""
+        n = len(self.indices)
+        order = np.random.default_rng([self.seed, e]).permutation(n) if self.shuffle else np.arange(n)
+        for b in range(start, len(self)):
+            rows = order[b * self.batch_size:(b + 1) * self.batch_size]
+            chosen = self.indices[rows]
+            labels = torch.as_tensor(self.labels[chosen], device=self.device)
+            yield self.features[torch.as_tensor(rows)].to(self.device), labels, chosen

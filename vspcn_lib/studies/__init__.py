@@ -1,0 +1,1 @@
+"""Many runs: the runner, the ablation, the sweep, records and the tables of them."""

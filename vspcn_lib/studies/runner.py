@@ -1,0 +1,125 @@
+"""A list of runs, each in a process of its own: finished ones are skipped, a failed one does not stop the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from vspcn_lib.config import Config, as_dict
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.studies.code import code_version
+from vspcn_lib.studies.records import anywhere, config_of, write_record
+from vspcn_lib.system.environment import cores
+from vspcn_lib.train import run
+
+# A server that has imported torch and timm once forks the processes: they start in no time, and a killed one
+# takes nothing with it. Where there is no forking, each process imports for itself.
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+CONTEXT = multiprocessing.get_context(_METHOD)
+if _METHOD == "forkserver":
+    CONTEXT.set_forkserver_preload(["vspcn_lib.studies.runner"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be made: the row of the table it belongs to, and its config."""
+
+    row: str
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """A file name: the row in small letters, and the seed."""
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.row.lower()).strip('-')}-seed{self.config.train.seed}"
+
+    @property
+    def key(self) -> str:
+        """What the run's numbers depend on, as 12 hex digits: its config and the code."""
+        text = json.dumps(as_dict(anywhere(self.config)), sort_keys=True) + code_version("train")
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def finished(job: Job, records: Path, any_code: bool = False) -> bool:
+    """Whether the record of `job` is there, made with the same config and, unless `any_code`, the same code."""
+    file = records / f"{job.name}.json"
+    if not file.exists():
+        return False
+    record = json.loads(file.read_text())
+    return record["key"] == job.key or (any_code and config_of(record) == anywhere(job.config))
+
+
+def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,
+            processes: int = 0) -> dict[str, str]:
+    """Make every job that is not `finished`: run folders under `runs`, one JSON record each under `records`.
+
+    `processes` at a time, shared out among the GPUs; by default one on each, or, where there is none, one for every
+    four cores. An interrupted run continues where it stopped. Returns the failed jobs' names with the last line each
+    one printed.
+    """
+    todo = [job for job in jobs if not finished(job, records, any_code)]
+    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished before (records in {records})")
+    gpus = torch.cuda.device_count()
+    count = processes or gpus or max(1, cores() // 4)
+    slots: Queue[int] = Queue()
+    for slot in range(count):
+        slots.put(slot)
+    # Processes that share cores get threads of their own: spinning for the same core costs more than it gains.
+    place = {"gpus": gpus, "threads": max(1, cores() // count)}
+    failed: dict[str, str] = {}
+    pool = ThreadPoolExecutor(count)
+    # The key is taken here, once: the code may be edited while the runs last.
+    waiting = {pool.submit(_one, job, job.key, runs / f"{job.name}-{job.key}", records, slots, place): job
+               for job in todo}
+    try:
+        for future in tqdm(as_completed(waiting), "runs", len(todo), disable=not todo):
+            job, message = waiting[future], future.result()
+            if message:
+                failed[job.name] = message
+                tqdm.write(f"FAILED {job.name}: {message}")
+    finally:  # on Ctrl-C the running process stops after its step and saves; the others never start
+        pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _one(job: Job, key: str, out: Path, records: Path, slots: Queue[int], place: dict[str, Any]) -> str:
+    """Run one job in a process of its own; returns what went wrong, empty if nothing did."""
+    slot = slots.get()
+    try:
+        RunFolder.create(out, job.config, resume=(out / "config.json").exists())
+        process = CONTEXT.Process(target=finish, args=(out, slot, place))
+        process.start()
+        process.join()
+        if process.exitcode:
+            lines = (out / "log.txt").read_text(errors="replace").strip().splitlines()
+            return f"exit status {process.exitcode}, {lines[-1] if lines else 'no output'} ({out / 'log.txt'})"
+        write_record(out, records / f"{job.name}.json", row=job.row, key=key)
+        return ""
+    except Exception as error:  # reported by name with the others; the remaining runs go on
+        return f"{type(error).__name__}: {error}"
+    finally:
+        slots.put(slot)
+
+
+def finish(out: Path, slot: int, place: dict[str, Any]) -> None:
+    """What the process of a job does: finish the run in `out` on its GPU or its threads, all it prints in log.txt."""
+    log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if place["gpus"]:
+        usable = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # numbers or names: a user may have chosen some
+        usable = usable if len(usable) >= place["gpus"] and usable[0] else [str(i) for i in range(place["gpus"])]
+        os.environ["CUDA_VISIBLE_DEVICES"] = usable[slot % place["gpus"]]
+    torch.set_num_threads(place["threads"])
+    run(RunFolder(out).config(), out, resume=True)

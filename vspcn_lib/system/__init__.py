@@ -1,0 +1,1 @@
+"""Files, locks, digests, memory, clock and unpacked archives: what knows nothing of learning."""

@@ -1,0 +1,47 @@
+"""cls embeddings of finished runs: how well they separate classes, in numbers, and t-SNE layouts of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+from sklearn.metrics import pairwise_distances, silhouette_score
+
+from vspcn_lib.runs.evaluation import forward
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.views.trained import load_trained
+
+
+def class_separation(x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Cosine silhouette, and mean distance within classes over mean distance between classes (lower is better)."""
+    distance = pairwise_distances(x, metric="cosine")
+    same = labels[:, None] == labels[None, :]
+    off = ~np.eye(len(x), dtype=bool)
+    return {"silhouette": float(silhouette_score(x, labels, metric="cosine")),
+            "intra/inter": float(distance[same & off].mean() / distance[~same].mean())}
+
+
+def separation(x: np.ndarray, labels: np.ndarray, unseen: np.ndarray) -> dict[str, dict[str, float]]:
+    """`class_separation` of embeddings [n,E] over all classes, and over the unseen ones alone; unseen [n] bool."""
+    return {"all": class_separation(x, labels), "unseen": class_separation(x[unseen], labels[unseen])}
+
+
+@torch.no_grad()
+def cls_embeddings(run: Path, indices: np.ndarray | None = None) -> tuple[Workspace, np.ndarray, np.ndarray]:
+    """The workspace of a finished run, test images' indices (all, or those given) and unit cls embeddings [n,E]."""
+    work, model = load_trained(RunFolder(run))
+    if indices is None:
+        indices = np.concatenate([work.bench.test_seen, work.bench.test_unseen])
+    parts = [forward(model, x)["cls"].float().cpu() for x, _, _ in work.batches(indices, augment=False).epoch(0)]
+    return work, indices, torch.cat(parts).numpy()
+
+
+def tsne_layout(x: np.ndarray, perplexity: int) -> np.ndarray:
+    """t-SNE of embeddings [n,E] to [n,2]; a perplexity above (n - 1) / 3 is lowered to that, small sets have no more.
+
+    One thread and a fixed start: the same picture again on the same machine.
+    """
+    return TSNE(2, perplexity=min(perplexity, (len(x) - 1) / 3), init="pca", random_state=0, n_jobs=1).fit_transform(x)

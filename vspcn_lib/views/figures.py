@@ -1,0 +1,79 @@
+"""`make figures`: every figure from committed records alone, as PNG, PDF and its numbers with their provenance."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vspcn_lib import metrics
+from vspcn_lib.config import DataConfig
+from vspcn_lib.data.benchmarks import birdlets_folder
+from vspcn_lib.data.birdlets import contact_sheet
+from vspcn_lib.data.images import decode
+from vspcn_lib.runs.workspace import open_benchmark
+from vspcn_lib.studies import tables
+from vspcn_lib.studies.records import EXHIBIT, STUDY, method, provenance, read_records
+from vspcn_lib.views import gallery, plots
+from vspcn_lib.views.curves import draw_curves
+
+
+def draw_figures(records: Path, target: Path) -> list[Path]:
+    """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
+
+    Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, and of each exhibit
+    attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns the PNG files of these. birdlets'
+    contact sheet comes from the renderer, so it has no numbers.
+    """
+    found = read_records(records)
+    benchmarks = sorted({r["result"]["benchmark"] for r in found.values()})
+    drawn = [_seen_unseen(benchmark, found, target) for benchmark in benchmarks]
+    if "birdlets" in benchmarks:  # one bird a species, rendered by the project itself
+        contact_sheet(birdlets_folder(), target / "birdlets.png")
+    for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
+        runs = read_records(folder)
+        figure = gallery.ablation_bars(tables.ablation_table(runs), tables.PAPER_H)
+        sources = {file: provenance(file, record) for file, record in runs.items()}
+        drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
+    for name, study in read_records(records / "sweeps", STUDY).items():
+        drawn.append(plots.save(gallery.sweep_map(study), target / f"sweep_{name}.png", study))
+    for name, exhibit in read_records(records / "exhibits", EXHIBIT).items():
+        drawn += _exhibit(name, exhibit, target)
+    return drawn
+
+
+def _seen_unseen(benchmark: str, found: dict[str, dict[str, Any]], target: Path) -> Path:
+    curves, chosen, sources = {}, {}, {}
+    for file, record in found.items():
+        name = method(record)
+        if record["result"]["benchmark"] == benchmark and name not in curves:
+            sweep = pd.DataFrame(record["sweep"])
+            sweep["H"] = metrics.harmonic(sweep["U"].to_numpy(), sweep["S"].to_numpy())
+            curves[name], chosen[name] = sweep, record["result"]["tau"]
+            sources[name] = provenance(file, record)
+    axes = plots.seen_unseen_curve(curves, chosen)
+    axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
+    name = re.sub("[^A-Za-z0-9_.-]", "-", benchmark)  # a folder benchmark is called what its owner likes
+    return plots.save(axes, target / f"seen_unseen_{name}.png", sources)
+
+
+def _exhibit(name: str, exhibit: dict[str, Any], target: Path) -> list[Path]:
+    """The figures of one record of `exhibits.write_exhibit`."""
+    source, tsne = exhibit["provenance"], exhibit["tsne"]
+    figure = draw_curves(pd.DataFrame(exhibit["curves"]["steps"]), pd.DataFrame(exhibit["curves"]["epochs"]))
+    drawn = [plots.save(figure, target / f"training_{name}.png", {"provenance": source, "curves": exhibit["curves"]})]
+    labels, unseen = (np.array(tsne[key]) for key in ("labels", "unseen"))
+    figure = gallery.tsne_figure({n: np.array(xy) for n, xy in tsne["layouts"].items()}, labels, unseen,
+                                 tsne["separation"], tsne.get("names"))
+    drawn.append(plots.save(figure, target / f"tsne_{name}.png", {"provenance": source, **tsne}))
+    looked = exhibit.get("attention")
+    if looked:  # of birdlets alone: their pictures are made here again, a photo could not be
+        bench, size = open_benchmark(DataConfig()), source["config"]["data"]["size"]
+        pictures = [decode(bench.image_paths[i], size).transpose(1, 2, 0) / 255.0 for i in looked["indices"]]
+        maps = {stream: np.array(m) for stream, m in looked["maps"].items()}
+        figure = gallery.attention_figure(np.stack(pictures), maps, looked["titles"])
+        drawn.append(plots.save(figure, target / f"attention_{name}.png", {"provenance": source, **looked}))
+    return drawn
