@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from vspcn_lib.model import VSPCN
 from vspcn_lib.panels.checks import PanelError, prompted
-from vspcn_lib.panels.controls import Panel, named
+from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider, field_help
+from vspcn_lib.panels.keeping import named
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import gallery, plots

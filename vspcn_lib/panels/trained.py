@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from vspcn_lib import metrics
 from vspcn_lib.model import VSPCN
 from vspcn_lib.panels.checks import images_in, prompted, spread
-from vspcn_lib.panels.controls import Panel, named
+from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider, field_help
+from vspcn_lib.panels.keeping import named
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots

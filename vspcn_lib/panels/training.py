@@ -10,7 +10,8 @@ import ipywidgets as widgets
 import pandas as pd
 
 from vspcn_lib.config import Config, preset
-from vspcn_lib.panels.controls import WRONG, heard, project_outputs, show, spoken
+from vspcn_lib.panels.controls import heard, show, spoken
+from vspcn_lib.panels.keeping import project_outputs
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import Interrupted, run, selection_split, thin
@@ -72,7 +73,7 @@ class TrainingPanel:
         except Interrupted:
             self._say("stopped; everything up to the last step is kept")
         except Exception as error:  # shown to the reader; the kernel lives on
-            self._say(f"{type(error).__name__}: {error}", WRONG)
+            self._say(f"{type(error).__name__}: {error}", wrong=True)
 
     def _watch(self, thread: threading.Thread) -> None:
         while thread.is_alive():
@@ -95,8 +96,8 @@ class TrainingPanel:
         whole = select * epochs + final * (selected["best"]["epoch"] if selected else epochs)
         return min(0.99, len(steps) / whole)
 
-    def _say(self, sentence: str, colour: str = "#555") -> None:
-        self.message.value = spoken(sentence, colour)
+    def _say(self, sentence: str, wrong: bool = False) -> None:
+        self.message.value = spoken(sentence, wrong)
 
     @property
     def status(self) -> str:

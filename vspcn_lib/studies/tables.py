@@ -89,6 +89,25 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     return pd.DataFrame(rows)
 
 
+_SPECIAL = {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+            "^": r"\textasciicircum{}", "±": r"$\pm$", "\u2212": "$-$"}
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table for a paper: LaTeX with the rules of booktabs, numbers to the right, every special character as text."""
+    def row(cells: Any) -> str:
+        return " & ".join("".join(_SPECIAL.get(c, c) for c in str(cell)) for cell in cells) + r" \\"
+
+    right = [pd.api.types.is_numeric_dtype(table[c]) for c in table.columns]
+    body = table.copy()
+    for column in body.columns[[pd.api.types.is_float_dtype(body[c]) for c in body.columns]]:
+        digits = 3 if body[column].abs().max() <= 1 else 1
+        body[column] = [f"{v:.{digits}f}" for v in body[column]]
+    columns = "".join("r" if r else "l" for r in right)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(table.columns), r"\midrule",
+                      *map(row, body.itertuples(index=False)), r"\bottomrule", r"\end{tabular}", ""])
+
+
 def caption(records: dict[str, dict[str, Any]]) -> str:
     """What must be known to read an `ablation_table`: data and backbone, ours and the paper's, and the two taus."""
     ours = sorted({f"{r['result']['benchmark']}, {r['config']['data']['size']} px, {r['result']['backbone']['tag']}, "

@@ -82,10 +82,10 @@ def attention_grid(images: np.ndarray, maps: dict[str, np.ndarray], titles: Sequ
     axes[0, 0].set_title("image")
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 100) -> bytes:
     """A figure as PNG bytes, the same for the same figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
