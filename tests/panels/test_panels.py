@@ -4,6 +4,7 @@ import base64
 import configparser
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -33,6 +34,7 @@ from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.features import Layouts, Map, Mix, StrongFusion, from_uniform, fusion_panel, tsne_panel
 from vspcn_lib.panels.fields import Choice, Slider, field_help, plain
 from vspcn_lib.panels.keeping import StateError, named, project_outputs
+from vspcn_lib.panels.pictures import LayoutView
 from vspcn_lib.panels.records import Calibration, Tau, calibration_panel, sweep_panel
 from vspcn_lib.panels.stored import WIDGET, pre_save_hook
 from vspcn_lib.panels.trained import NAMED, AlphaProbe, Attention, Look, alpha_panel, attention_panel
@@ -470,7 +472,7 @@ def test_counts_and_dictionaries_that_do_not_fit_are_sentences(world, tmp_path):
         sweep_panel({"study": "empty", "trials": []})
     one = np.flatnonzero(work.bench.labels == work.bench.unseen_classes[0])
     with pytest.raises(PanelError, match="in 1 of its classes"):
-        Layouts(work, one, {"a": np.ones((len(one), 4))}, (5,))
+        Layouts(work, one, {"a": np.ones((len(one), 4))}, {})
 
 
 def test_attention_maps_are_distributions_and_words_come_from_strong_fusion(world):
@@ -561,13 +563,23 @@ def test_layouts_are_computed_once_for_every_perplexity(world, monkeypatch):
     x = np.random.default_rng(0).normal(size=(len(indices), 8)).astype(np.float32)
     calls = []
     monkeypatch.setattr(panels_features, "tsne_layout", lambda x, p: calls.append(p) or x[:, :2] + p)
-    parts = Layouts(work, indices, {"a": x, "b": x[:, ::-1].copy()}, (3, 5))
-    assert sorted(calls) == [3, 3, 5, 5]
+    predicted = {"a": work.bench.labels[indices], "b": 0 * indices}
+    parts = Layouts(work, indices, {"a": x, "b": x[:, ::-1].copy()}, predicted)
     for perplexity in (3, 5, 3):
         found = parts.compute(Map(perplexity, 0))
         np.testing.assert_array_equal(found["layouts"]["a"], x[:, :2] + perplexity)
         figure = parts.draw(Map(perplexity, len(indices) - 1), found)
-    assert len(calls) == 4
+        state = Map(perplexity, 0)
+        assert "image 0" in parts.describe(state, found) and "a: right" in parts.describe(state, found)
+    view = LayoutView(parts)
+    view.show(Map(5, 0), parts.compute(Map(5, 0)))
+    sent = np.frombuffer(view.scatter.layouts, np.float32).reshape(2, len(indices), 2)
+    np.testing.assert_allclose(sent[0], x[:, :2] + 5)
+    with Image.open(io.BytesIO(view.scatter.atlas)) as sheet:
+        assert sheet.size == (64 * view.scatter.columns, 64 * -(-len(indices) // view.scatter.columns))
+        tile = np.asarray(sheet, float)[:64, :64].mean((0, 1))
+    np.testing.assert_allclose(tile, work.pixels[indices[0]].mean((1, 2)), atol=6)  # the first image is the first tile
+    assert calls == [3, 3, 5, 5]
     unseen = {gallery.plain_name(work.bench.class_names[c]) for c in work.bench.unseen_classes}
     assert {text.get_text() for text in figure.legends[0].get_texts()} == unseen
 

@@ -11,12 +11,14 @@ from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views.capture import prompt_attention
 
 
-def load_trained(folder: RunFolder, work: Workspace | None = None) -> tuple[Workspace, VSPCN]:
-    """The workspace and the trained model of a finished run.
+def load_trained(folder: RunFolder, work: Workspace | None = None, quiet: bool = False) -> tuple[Workspace, VSPCN]:
+    """The workspace and the trained model of a finished run; `quiet`: without the line that names data and backbone.
 
     Raises `RunError` where config, backbone, data or the names and shapes of the weights are not those of the run.
     """
-    work = work or Workspace.open(folder.config())
+    if work is None:
+        work = Workspace.open(folder.config(), quiet=quiet)
+        work.quiet = False  # bars of what comes are shown
     model = work.model()
     state, own = folder.load_checkpoint(work.backbone.source, work.inputs), model.state()
     wrong = sorted({n for n in state.keys() | own.keys()
