@@ -29,6 +29,7 @@ from vspcn_lib.data.folders import read_folder
 from vspcn_lib.panels import controls
 from vspcn_lib.panels import features as panels_features
 from vspcn_lib.panels import training as live
+from vspcn_lib.panels.attention import NAMED, Attention, Look, attention_panel
 from vspcn_lib.panels.checks import PanelError, spread
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.features import Layouts, Map, Mix, StrongFusion, from_uniform, fusion_panel, tsne_panel
@@ -37,7 +38,7 @@ from vspcn_lib.panels.keeping import StateError, named, project_outputs
 from vspcn_lib.panels.pictures import LayoutView
 from vspcn_lib.panels.records import Calibration, Tau, calibration_panel, sweep_panel
 from vspcn_lib.panels.stored import WIDGET, pre_save_hook
-from vspcn_lib.panels.trained import NAMED, AlphaProbe, Attention, Look, alpha_panel, attention_panel
+from vspcn_lib.panels.trained import AlphaProbe, alpha_panel
 from vspcn_lib.panels.training import TrainingPanel, epoch_steps
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace

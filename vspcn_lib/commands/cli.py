@@ -21,6 +21,7 @@ from vspcn_lib.commands.options import (
     Record,
     Resume,
     Sweep,
+    Table,
     Train,
 )
 from vspcn_lib.config import Config, as_dict, preset
@@ -39,6 +40,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   record RUN FILE      keep a finished run as one small JSON file
   exhibit LINEAR RUN FILE
                        keep t-SNE, training curves and attention maps as one small JSON file
+  table RECORDS        the table of a folder of records as CSV, LaTeX (booktabs) or Markdown
   figures              redraw every figure from the committed records
   bench                cost of VSPCN against the frozen ViT's: time, memory, FLOPs, growth
 """
@@ -154,6 +156,22 @@ def _exhibit(a: Exhibit) -> None:
     print(write_exhibit({"ViT only": a.linear, "VSPCN": a.run}, a.file))
 
 
+def _table_of(a: Table) -> None:
+    from vspcn_lib.studies.records import markdown, read_records, summary
+    from vspcn_lib.studies.tables import ablation_table, latex
+
+    records = read_records(a.records)
+    rows = bool(records) and all("row" in record for record in records.values())
+    table = ablation_table(records) if rows else summary(records)
+    text = {"csv": lambda t: t.to_csv(index=False), "latex": latex, "markdown": markdown}[a.format](table)
+    if a.out is None:
+        print(text, end="")
+    else:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        a.out.write_text(text)
+        print(a.out)
+
+
 def _figures(a: Figures) -> None:
     from vspcn_lib.studies.records import markdown, read_records, summary
     from vspcn_lib.views.figures import draw_figures
@@ -170,7 +188,8 @@ STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib res
 COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
             "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
             "resume": (Resume, _resume), "ablate": (Ablate, _ablate), "sweep": (Sweep, _sweep),
-            "record": (Record, _record), "exhibit": (Exhibit, _exhibit), "figures": (Figures, _figures)}
+            "record": (Record, _record), "exhibit": (Exhibit, _exhibit), "figures": (Figures, _figures),
+            "table": (Table, _table_of)}
 
 
 def main(argv: list[str] | None = None) -> int:

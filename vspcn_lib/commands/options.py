@@ -171,3 +171,15 @@ class Figures:
     """folder of the records"""
     out: Path = Path("figures")
     """where figures and results.md go"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of a folder of records: the ablation's where its records have rows, else mean and spread over seeds."""
+
+    records: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECORDS")] = Path("records")
+    """folder of the records"""
+    format: Literal["csv", "latex", "markdown"] = "csv"
+    """latex: booktabs"""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """file to write; default: print it"""

@@ -78,7 +78,7 @@ class Panel(Turns):
         main = self.controls[name] = control.widget(getattr(self.state, name))
         main.observe(lambda change: self._moved({name: control.taken(change["new"])}), "value")
         if isinstance(control, Slider):
-            main.observe(lambda change: self._typed(control, change["new"][0]), "typed")
+            main.observe(lambda change: self._typed(self._parsers[name], change["new"][0]), "typed")
             return main
         return widgets.HBox([widgets.Label(name, tooltip=control.help, layout=widgets.Layout(width="130px")), main])
 
@@ -191,6 +191,11 @@ class Panel(Turns):
         self._moved(self._parsed(values))
         self.wait()
         return self
+
+    def widen(self, name: str, high: float) -> None:
+        """Let the slider `name` go up to `high`."""
+        self._parsers[name] = dataclasses.replace(self._parsers[name], high=high)
+        self.controls[name].max = high
 
     def at(self, **values: Any) -> Any:
         """The result of the pure function for the present state with other `values`; nothing moves, nothing is drawn.

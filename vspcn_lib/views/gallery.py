@@ -108,6 +108,15 @@ def sweep_map(study: dict[str, Any], at: dict[str, float] | None = None) -> Figu
     return figure
 
 
+def alpha_map(ax: Axes, table: pd.DataFrame) -> None:
+    """H over two alphas: rows and columns named by their index, values in percent."""
+    sns.heatmap(table, annot=True, fmt=".0f", cmap="viridis", ax=ax, cbar=False, annot_kws={"fontsize": 7}, vmin=0,
+                vmax=100)
+    ax.invert_yaxis()
+    ax.tick_params(labelsize=7)
+    ax.set_title("H (%), few images", fontsize=9)
+
+
 def tsne_scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, unseen: np.ndarray, name: str,
                  numbers: dict[str, dict[str, float]]) -> None:
     """A t-SNE layout [n,2]: unseen classes [n] bool by colour and mark, seen ones grey; their `separation` above."""
