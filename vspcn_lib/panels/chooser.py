@@ -64,14 +64,15 @@ class Chooser:
         kept = self.list.value
         places = [Path(p).resolve() for p in (first.values() if isinstance(first, dict) else [first])
                   if isinstance(p, str | Path)]
-        with self.list.hold_trait_notifications():
-            if self.several:
-                self.list.options = tuple(self.found)
-                self.list.value = tuple(v for v in kept if v in self.found)
-            else:
-                here = [label for label, f in self.found.items() if f.path.resolve() in places]
-                value = here[0] if here else kept if kept in self.found else None
-                self.list.options, self.list.value = (("choose a run", None), *((k, k) for k in self.found)), value
+        self._listing = True  # no choice of the reader's
+        if self.several:
+            self.list.options = tuple(self.found)
+            self.list.value = tuple(v for v in kept if v in self.found)
+        else:
+            here = [label for label, f in self.found.items() if f.path.resolve() in places]
+            self.list.options = (("choose a run", None), *((label, label) for label in self.found))
+            self.list.value = here[0] if here else kept if kept in self.found else None
+        self._listing = False
         self.message.value = spoken("; ".join(problems), wrong=bool(problems))
 
     @property
@@ -80,7 +81,7 @@ class Chooser:
         return heard(self.message)
 
     def _chosen(self, value: Any) -> None:
-        if value:
+        if value and not self._listing:
             chosen = {self.found[v].name: self.found[v] for v in value} if self.several else self.found[value].path
             threading.Thread(target=self.open, args=(chosen,), daemon=True).start()
 

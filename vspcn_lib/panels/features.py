@@ -23,6 +23,7 @@ from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.capture import attention_maps
 from vspcn_lib.views.embeddings import cls_embeddings, separation, tsne_layout
+from vspcn_lib.views.found import Found
 from vspcn_lib.views.trained import load_trained
 
 
@@ -190,7 +191,7 @@ class Layouts:
                              for side, v in both.items()])
 
 
-def tsne_panel(runs: dict[str, Path], perplexities: tuple[int, ...] = (10, 30)) -> Panel:
+def tsne_panel(runs: dict[str, Path | str | Found], perplexities: tuple[int, ...] = (10, 30)) -> Panel:
     """cls embeddings of the test images of several finished runs of one benchmark, side by side.
 
     Raises `PanelError` where there is no run or no perplexity, or where the runs are of different splits.
@@ -198,12 +199,14 @@ def tsne_panel(runs: dict[str, Path], perplexities: tuple[int, ...] = (10, 30)) 
     if not runs or not perplexities:
         raise PanelError("t-SNE needs at least one run and one perplexity: give a name and a run folder, such as "
                          "{'VSPCN': Path('outputs/demo/birdlets')}")
-    embeddings, predicted, indices, work, split = {}, {}, None, None, ""
+    folders, embeddings, predicted, indices, work, split = {}, {}, {}, None, None, ""
     for name, run in runs.items():
-        run = Path(run)
+        run = run.path if isinstance(run, Found) else Path(run)
+        folders[name] = run
         found = (RunFolder(run).read_json("result.json") or {}).get("split", "")
         if indices is not None and found != split:
-            raise PanelError(f"{run} is a run of another split than {next(iter(runs.values()))}: compare runs of one "
+            first = next(iter(folders.values()))
+            raise PanelError(f"{run} is a run of another split than {first}: compare runs of one "
                              "benchmark")
         split = found
         work, indices, embeddings[name] = cls_embeddings(run, indices)
@@ -213,5 +216,5 @@ def tsne_panel(runs: dict[str, Path], perplexities: tuple[int, ...] = (10, 30)) 
     return Panel("t-SNE", Map(perplexities[-1], len(indices) - 1),
                  [Choice("perplexity", perplexities, "each layout is computed once, when first asked for"),
                   Slider("image", 0, len(indices) - 1, 1, "the point to look at; unseen classes come last")],
-                 parts.compute, parts.draw, parts.describe, source={name: named(run) for name, run in runs.items()},
+                 parts.compute, parts.draw, parts.describe, source={name: named(run) for name, run in folders.items()},
                  view=LayoutView(parts), table=parts.table)
