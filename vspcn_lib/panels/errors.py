@@ -75,7 +75,7 @@ class Errors:
         if row not in self._spoke:
             x = next(iter(self.work.batches(self.indices[row:row + 1], augment=False).epoch(0)))[0]
             embedded = self.model.read(forward(self.model, x))[0].cpu()
-            prototypes = self.model.heads.prototypes(torch.as_tensor(self.bench.prototypes, device=x.device)).cpu()
+            prototypes = self.model.prototypes(torch.as_tensor(self.bench.prototypes, device=x.device)).cpu()
             words = [plots.plain_name(n) for n in self.bench.attribute_names]
             terms = (embedded * prototypes[self.best[row].copy()]).numpy()
             self._spoke[row] = [[words[k] for k in (-t).argsort(kind="stable")[:3]] for t in terms]

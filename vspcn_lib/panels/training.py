@@ -10,13 +10,14 @@ from pathlib import Path
 import ipywidgets as widgets
 import pandas as pd
 
-from vspcn_lib.config import Config, as_dict, preset, update
+from vspcn_lib.config import Config, as_dict, update
 from vspcn_lib.panels.controls import heard, show, spoken
 from vspcn_lib.panels.curves import TrainingView, earlier_runs
 from vspcn_lib.panels.fields import Slider
 from vspcn_lib.panels.keeping import project_outputs
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies.presets import preset
 from vspcn_lib.train import Interrupted, run, selection_split, thin
 from vspcn_lib.views import plots
 from vspcn_lib.views.curves import draw_curves, read_curves
