@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,7 +36,7 @@ from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.features import Layouts, Map, Mix, StrongFusion, from_uniform, fusion_panel, tsne_panel
 from vspcn_lib.panels.fields import Choice, Slider, field_help, plain
 from vspcn_lib.panels.keeping import StateError, named, project_outputs
-from vspcn_lib.panels.pictures import LayoutView
+from vspcn_lib.panels.pictures import AttentionView, LayoutView
 from vspcn_lib.panels.records import Calibration, Tau, calibration_panel, sweep_panel
 from vspcn_lib.panels.stored import WIDGET, pre_save_hook
 from vspcn_lib.panels.trained import AlphaProbe, alpha_panel
@@ -44,6 +45,7 @@ from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.presets import preset
 from vspcn_lib.views import gallery, plots
+from vspcn_lib.views.capture import attention_maps
 from vspcn_lib.views.curves import draw_curves, read_curves
 from vspcn_lib.views.embeddings import class_separation
 from vspcn_lib.views.probe import Cancelled, Probe, alphas
@@ -490,6 +492,22 @@ def test_attention_maps_are_distributions_and_words_come_from_strong_fusion(worl
     deep = parts.compute(Look(1, 4, "semantic", 0))
     word, weight = deep["words"][0]
     assert f"attends to: {word} {weight:.2f}" in parts.describe(Look(1, 4, "semantic", 0), deep)
+    assert [len(row) for row in parts.alike] == [3] * 4 and parts.alike[1] == [None] * 3
+    state = Look(1, 4, "semantic", 1)
+    grid = parts.compute(state)["grid"]
+    assert grid.shape == (4, 3, 4, 4)
+    x = next(iter(work.batches(parts.indices[1:2], augment=False).epoch(0)))[0]
+    with torch.no_grad(), attention_maps(model) as found:
+        model(x)
+    own = model.layout.split(found["backbone.vit.blocks.3.attn"].mean(1))[2][0, 1, -model.layout.patches:]
+    np.testing.assert_allclose(grid[3, 2].ravel(), own / own.sum(), rtol=1e-4)
+    view = AttentionView(parts)
+    view.link(panel := SimpleNamespace(state=state, controls={"image": Slider("image", 0, 5, 1).widget(1)}, moved=[]))
+    panel._moved = panel.moved.append
+    view.show(state, parts.compute(state))
+    assert view.grid.picked == [3, 2] and panel.moved == []
+    view.grid.picked = [1, 0]  # a click
+    assert panel.moved == [{"block": 2, "prompt": -1}]
     assert "not used by cls" in parts.describe(Look(1, 4, "cls", 1), parts.compute(Look(1, 4, "cls", 1)))
 
 

@@ -50,7 +50,8 @@ class Attention:
         self.own: np.ndarray | None = None
         self._seen: dict[int, tuple[dict[str, np.ndarray], np.ndarray | None]] = {}
         self._one = Lock()
-        self.change = self._changes(indices[np.linspace(0, len(indices) - 1, min(16, len(indices))).astype(int)])
+        few = indices[np.linspace(0, len(indices) - 1, min(16, len(indices))).astype(int)]
+        self.change, self.alike = self._changes(few)
 
     def pixels(self, image: int) -> np.ndarray:
         """An image uint8 [3,H,W]: a test image, or after the last of them the reader's own."""
@@ -96,14 +97,27 @@ class Attention:
         found = np.concatenate([rows.mean(-2, keepdims=True), *([rows] if rows.shape[-2] > 1 else [])], axis=-2)
         return found / found.sum(-1, keepdims=True)
 
-    def _changes(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """By stream [blocks,1+P]: the share of a map that lies elsewhere than in the mean over these images."""
+    def _changes(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], list[list[bool | None]]]:
+        """By stream [blocks,1+P]: the share of a map that lies elsewhere than in the mean over these images.
+
+        And [blocks][1+P] whether the strongest attribute of SSPF is the same in all of them, None in shallow blocks.
+        """
         found: dict[str, list[np.ndarray]] = {stream: [] for stream in self.prompts}
+        strongest = []
         for part in np.array_split(indices, max(1, len(indices) // 4)):
-            for stream, rows in self._look(self.work.pixels[part])[0].items():
-                found[stream].append(self.grid(rows))
-        return {s: np.abs(m - m.mean(0)).sum(-1).mean(0) / 2 for s, m in ((s, np.concatenate(f)) for s, f in
-                                                                          found.items())}
+            rows, words = self._look(self.work.pixels[part])
+            for stream, of_stream in rows.items():
+                found[stream].append(self.grid(of_stream))
+            if words is not None:
+                many = [words] if words.shape[-2] > 1 else []
+                strongest.append(np.concatenate([words.mean(-2, keepdims=True), *many], -2).argmax(-1))
+        change = {s: np.abs(m - m.mean(0)).sum(-1).mean(0) / 2
+                  for s, m in ((s, np.concatenate(parts)) for s, parts in found.items())}
+        if not strongest:
+            return change, []
+        same = (top := np.concatenate(strongest)).min(0) == top.max(0)
+        shallow = len(self.model.backbone.blocks) - len(same)
+        return change, [[None] * same.shape[1]] * shallow + same.tolist()
 
     def prompt(self, state: Look) -> int:
         """The prompt shown: -1 for the mean, and a stream's last one where it has fewer than another stream."""

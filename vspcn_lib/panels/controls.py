@@ -28,7 +28,10 @@ NOT_YET = "there is no picture to save yet: move a control until one is shown"
 
 
 class View(Protocol):
-    """Live pictures of one panel: `box` is shown, `link` ties them to the controls in the browser, `show` updates."""
+    """Live pictures of one panel: `box` is shown, `link` ties them to the controls in the browser, `show` updates.
+
+    `buttons`, where it has them, come after the panel's own.
+    """
 
     box: widgets.Widget
 
@@ -96,7 +99,8 @@ class Panel(Turns):
         save.on_click(lambda _: self._save_clicked())
         load.observe(lambda change: self._loaded(change["new"]), "value")
         shown.observe(lambda change: self._show_code(change["new"]), "value")
-        return widgets.HBox([reset, save, self.kind, load, shown, self.message],
+        more = getattr(self.view, "buttons", [])
+        return widgets.HBox([reset, save, self.kind, load, shown, *more, self.message],
                             layout=widgets.Layout(flex_flow="row wrap"))
 
     def _show_code(self, wanted: bool) -> None:

@@ -107,7 +107,8 @@ class AttentionView:
         self.upload = widgets.FileUpload(accept="image/*", description="Your photo",
                                          layout=widgets.Layout(width="130px"))
         self.said = widgets.HTML()
-        self.box = widgets.VBox([widgets.HBox([self.upload, self.said]), self.thumbs,
+        self.buttons = [self.upload, self.said]
+        self.box = widgets.VBox([self.thumbs,
                                  widgets.HBox([self.grid, self.bars], layout=widgets.Layout(**WRAPPED))])
         self._shown: tuple[int, str] | None = None
 
@@ -154,6 +155,7 @@ class AttentionView:
                 self.grid.image = shown(parts.pixels(state.image))
                 self.grid.columns = ["mean", *(f"prompt {i}" for i in range(maps.shape[1] - 1))]
                 self.grid.change = parts.change[state.stream].round(4).tolist()
+                self.grid.alike = parts.alike if state.stream == "semantic" else []
                 self.grid.words = [[", ".join(f"{w} {v:.2f}" for w, v in parts.attended(state, b, p)[:3])
                                     for p in range(-1, maps.shape[1] - 1)] for b in self.grid.rows]
                 self.grid.maps = maps.astype(np.float32).tobytes()

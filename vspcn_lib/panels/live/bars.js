@@ -66,7 +66,7 @@ function render({ model, el }) {
         button("sort by name", sort === "name", () => choose(model, { sort: "name" })),
         button(`sort by ${height}`, sort === "height", () => choose(model, { sort: "height" }))] : []),
       ...(model.get("zero").length ? [button(model.get("changes") ? "show accuracy" : "show change", false, () => choose(model, { changes: !model.get("changes") }))] : []),
-      ...model.get("groups").map((g, i) => make("span", {}, make("span", { class: "swatch", style: `background:${model.get("colours")[i]}` }), g)));
+      ...model.get("groups").map((g, i) => (g ? make("span", {}, make("span", { class: "swatch", style: `background:${model.get("colours")[i]}` }), g) : "")));
   }
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect(), i = Math.floor(((event.clientX - box.left) * W / box.width - L) / ((W - L - R) / order.length));

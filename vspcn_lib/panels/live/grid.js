@@ -13,7 +13,7 @@ function render({ model, el }) {
     large.replaceChildren(make("div", {}, `block ${model.get("rows")[r]}, ${model.get("columns")[c]}`), canvas);
     const words = model.get("words")[r]?.[c], change = model.get("change")[r]?.[c];
     tipped.replaceChildren(...lines(...(change === undefined ? [] : [change < model.get("floor") ? "the same for all images" : `differs between images by ${(100 * change).toFixed(0)} % of the attention`]),
-      ...(words ? [`attends to ${words}`] : [])));
+      ...(words ? [`attends to ${words}${model.get("alike")[r]?.[c] ? " – whatever the image" : ""}`] : [])));
   }
   function draw() {
     const rows = model.get("rows"), columns = model.get("columns"), k = model.get("cells"), flat = array(model.get("maps"), Float32Array), palette = array(model.get("palette"), Uint8Array);
@@ -30,6 +30,8 @@ function render({ model, el }) {
         const cell = make("div", { role: "gridcell", tabindex: 0, "aria-label": `block ${block}, ${name}${same ? ", the same for all images" : ""}`,
           style: `position:relative;width:${S}px;height:${S}px;cursor:pointer` }, canvas);
         if (same) cell.append(make("span", { style: "position:absolute;right:1px;bottom:-2px;font-size:11px;color:#fff;text-shadow:0 0 2px #000", title: "the same for all images" }, "="));
+        if (model.get("alike")[r]?.[c]) cell.append(make("span", { style: "position:absolute;left:1px;bottom:-2px;font-size:11px;color:#fff;text-shadow:0 0 2px #000",
+          title: "the same strongest word for all images" }, "w"));
         const act = () => choose(model, { picked: [r, c] });
         cell.addEventListener("pointerenter", () => big(r, c));
         cell.addEventListener("click", act);
@@ -39,8 +41,9 @@ function render({ model, el }) {
       });
     });
     grid.addEventListener("pointerleave", () => big(...picked()));
+    const deep = model.get("alike").flat().filter((w) => w !== null);
     const alike = model.get("change").flat().filter((v) => v < model.get("floor")).length, all = model.get("change").flat().length;
-    table.replaceChildren(make("div", { class: "vspcn-head" }, make("b", {}, "block × prompt"), make("span", { class: "vspcn-said" }, all ? `${alike} of ${all} maps are the same for all images (=)` : "")), grid);
+    table.replaceChildren(make("div", { class: "vspcn-head" }, make("b", {}, "block × prompt"), make("span", { class: "vspcn-said" }, all ? `the same for all images: ${alike} of ${all} maps (=)${deep.length ? `, the strongest word of ${deep.filter((w) => w).length} of ${deep.length} (w)` : ""}` : "")), grid);
     pick();
   }
   function pick() {
@@ -50,7 +53,7 @@ function render({ model, el }) {
   }
   const picture = () => bitmap(model.get("image")).then((b) => { image = b; draw(); });
   picture();
-  const stop = [listen(model, ["maps", "rows", "columns", "change", "words"], draw), listen(model, ["picked"], pick), listen(model, ["image"], picture)];
+  const stop = [listen(model, ["maps", "rows", "columns", "change", "words", "alike"], draw), listen(model, ["picked"], pick), listen(model, ["image"], picture)];
   return () => stop.forEach((f) => f());
 }
 export default { render };

@@ -11,7 +11,8 @@ class Grid(Live):
     """Maps float32 [rows,columns,cells,cells] of a JPEG `image`; the `picked` one [row, column] is shown large.
 
     `change` [rows][columns]: how much of a map lies elsewhere in other images, 0 to 1; below `floor` it is the same for
-    all of them. `words` [rows][columns]: what a map's prompt attends to besides.
+    all of them. `words` [rows][columns]: what a map's prompt attends to besides; `alike`: whether its strongest word is
+    the same for all images, None where there are no words.
     """
 
     _esm = script("grid")
@@ -22,6 +23,7 @@ class Grid(Live):
     columns = traitlets.List().tag(sync=True)
     change = traitlets.List().tag(sync=True)
     words = traitlets.List().tag(sync=True)
+    alike = traitlets.List().tag(sync=True)
     floor = traitlets.Float(0.01).tag(sync=True)
     picked = traitlets.List(default_value=[0, 0]).tag(sync=True)
     palette = traitlets.Bytes(palette()).tag(sync=True)
