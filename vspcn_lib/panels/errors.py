@@ -113,7 +113,8 @@ class Errors:
             ax.set_title(f"{self.names[self.labels[row]]}\nnot {self.names[self.best[row, 0]]}", fontsize=6)
         ax, top = right.subplots(), result["pairs"].head(10)
         ax.barh(range(len(top)), top["images"], color=[plots.COLOURS[int(s == "unseen")] for s in top["its side"]])
-        ax.set(yticks=range(len(top)), xlabel="images (orange: of unseen classes)", title="most confused")
+        ax.set(yticks=range(len(top)), xlabel="images")
+        ax.set_title("most confused (orange: unseen)", fontsize=9)
         ax.set_yticklabels([f"{a} → {b}" for a, b in zip(top["true class"], top["taken for"], strict=True)], fontsize=6)
         ax.invert_yaxis()
         return figure

@@ -35,13 +35,16 @@ def species_gallery(bench: Benchmark, columns: int = 10, side: int = 96) -> Figu
 
 
 def attribute_heatmap(bench: Benchmark, attributes: int = 40) -> Figure:
-    """The `attributes` that vary most between classes, classes and attributes clustered (seaborn)."""
+    """The `attributes` that vary most between classes, classes and attributes clustered (seaborn); unseen in orange."""
     chosen = np.sort(bench.prototypes.std(0).argsort()[::-1][:attributes])
     table = pd.DataFrame(bench.prototypes[:, chosen], index=[plain_name(n) for n in bench.class_names],
                          columns=[plain_name(bench.attribute_names[k]) for k in chosen])
-    grid = sns.clustermap(table, cmap="viridis", figsize=(10, 8), xticklabels=1, yticklabels=1,
+    grid = sns.clustermap(table, cmap="viridis", figsize=(10, 6.6), xticklabels=1, yticklabels=1,
                           dendrogram_ratio=0.08, cbar_pos=(0.005, 0.9, 0.02, 0.09))
     grid.ax_heatmap.tick_params(labelsize=6)
+    unseen = {plain_name(bench.class_names[c]) for c in bench.unseen_classes}
+    for tick in grid.ax_heatmap.get_yticklabels():
+        tick.set_color(COLOURS[1] if tick.get_text() in unseen else "black")
     grid.figure.set_layout_engine("none")
     return _detached(grid.figure)
 

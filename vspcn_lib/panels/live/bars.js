@@ -59,7 +59,7 @@ function render({ model, el }) {
   }
   details.addEventListener("toggle", () => { if (details.open) table(); });
   function buttons() {
-    const sort = model.get("sort"), height = model.get("changes") ? "change" : "accuracy";
+    const sort = model.get("sort"), height = !model.get("zero").length ? model.get("columns")[1] : model.get("changes") ? "change" : "accuracy";
     const button = (label, pressed, act) => { const b = pressable(label, act, { "aria-pressed": `${pressed}` }); b.append(label.replace(/^sort by /, "")); return b; };
     head.replaceChildren(...(model.get("title") ? [make("b", {}, model.get("title"))] : []),
       ...(model.get("sortable") ? ["sort by:", button("sort by class", sort === "class", () => choose(model, { sort: "class" })),
