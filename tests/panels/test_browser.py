@@ -128,7 +128,7 @@ def test_tau_is_dragged_hovered_and_clicked(page, lab):
     bad = page.locator(".vspcn-range input[type=text]").first
     bad.fill("many")
     bad.press("Enter")
-    page.wait_for_selector("[role=status]:has-text('is not a number')")
+    page.wait_for_selector("[role=status]:has-text('is not a number')", timeout=20_000)
     assert "bad" in bad.get_attribute("class") and bad.get_attribute("aria-invalid") == "true"
     page.keyboard.press("Escape")
     slider.focus()

@@ -6,19 +6,23 @@ function render({ model, el }) {
   const slider = make("input", { type: "range", id, min: model.get("min"), max: model.get("max"), step: model.get("step"),
     "aria-label": model.get("label"), title: model.get("hint") });
   const box = make("input", { type: "text", "aria-label": `${model.get("label")}, as a number`, title: model.get("hint") });
+  let sent = null;
+  const enter = () => { if (box.value !== sent) choose(model, { typed: [sent = box.value, (model.get("typed")[1] || 0) + 1] }); };
   const move = (v) => choose(model, { value: model.get("whole") ? Math.round(v) : +(+v).toFixed(10) });
   slider.addEventListener("input", () => move(+slider.value));
-  box.addEventListener("change", () => choose(model, { typed: [box.value, (model.get("typed")[1] || 0) + 1] }));
+  box.addEventListener("change", enter);
+  box.addEventListener("keydown", (e) => { e.stopPropagation(); if (e.key === "Enter") enter(); });  // not JupyterLab's
   function update() {
     const v = model.get("value"), wrong = model.get("wrong");
     if (document.activeElement !== slider || Math.abs(+slider.value - v) > 0.51 * model.get("step")) slider.value = v;
     put(slider, { "aria-valuetext": spelled(v), "aria-valuenow": spelled(v) });
+    sent = null;
     box.value = wrong ? model.get("typed")[0] : spelled(v);
     box.classList.toggle("bad", !!wrong);
     if (wrong) put(box, { "aria-invalid": "true", title: wrong });
     else { box.removeAttribute("aria-invalid"); box.title = model.get("hint"); }
   }
-  el.append(make("div", { class: "vspcn-range" }, make("label", { for: id, title: model.get("hint") }, model.get("label")), slider, box));
+  el.append(make("div", { class: "vspcn-range", "data-lm-suppress-shortcuts": "true" }, make("label", { for: id, title: model.get("hint") }, model.get("label")), slider, box));
   update();
   return listen(model, ["value", "wrong", "typed"], update);
 }
