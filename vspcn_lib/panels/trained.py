@@ -83,7 +83,8 @@ class AlphaProbe:
     def trace(self, points: int = 9) -> pd.DataFrame:
         """H along each alpha with the others as trained; kept, and drawn behind the moving point."""
         for name in self.names:
-            values = np.union1d(np.linspace(0, 1, points), getattr(self.trained, name))
+            own = getattr(self.trained, name)
+            values = np.union1d(np.linspace(0, 1, points), [own / 2, own])  # a low alpha has much below it to show
             found = [self.compute(dataclasses.replace(self.trained, **{name: float(v)}))["at"].H for v in values]
             self.curves[name] = pd.DataFrame({name: values, "H": found})
             self.heard()
