@@ -108,7 +108,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_every_command_of_the_pages_parses():
-    lines = [line for page in PAGES for line in page.read_text().splitlines() if line.startswith("python -m vspcn_lib ")]
+    every = [line for page in PAGES for line in page.read_text().splitlines()]
+    lines = [line for line in every if line.startswith("python -m vspcn_lib ")]
     assert len(lines) >= 6
     for line in lines:
         name, *args = shlex.split(line.split("#")[0])[3:]
