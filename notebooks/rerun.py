@@ -63,7 +63,7 @@ def main(names: list[str]) -> None:
         if names and not any(path.name.startswith(name) for name in names):
             continue
         start, notebook = time.time(), nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(here)}}).execute()
+        NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(here)}}).execute()
         normalise(notebook)
         nbformat.write(notebook, path)
         keep_picture(notebook, here.parent / "figures" / "tour" / f"{path.name[:2]}.png")

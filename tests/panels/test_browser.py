@@ -150,6 +150,7 @@ def test_a_run_is_chosen_and_a_table_exported(page, lab):
     path = next(iter(_eventually(page, lambda: set(saved.glob("*.csv")) - known)))
     rows = path.read_text().splitlines()
     assert rows[0].startswith("class,side,test images") and len(rows) == 41
+    _eventually(page, path.with_suffix(".json").exists)
     path.with_suffix(".json").unlink()
     path.unlink()
 
@@ -158,11 +159,12 @@ def test_a_saved_notebook_has_picture_and_numbers_without_a_kernel_also_in_the_d
     address, home = lab
     if "05_calibration" not in page.url:
         open_notebook(page, address, "05_calibration", ".vspcn svg rect")
-    light = page.evaluate("getComputedStyle(document.querySelector('.vspcn')).color")
-    command(page, "JupyterLab Dark")
-    _eventually(page, lambda: page.evaluate("document.body.dataset.jpThemeLight") == "false")
-    page.wait_for_timeout(500)
-    assert page.evaluate("getComputedStyle(document.querySelector('.vspcn')).color") != light
+    colour = "getComputedStyle(document.querySelector('.vspcn')).color"
+    for theme, light in (("JupyterLab Light", "true"), ("JupyterLab Dark", "false")):
+        command(page, theme)
+        _eventually(page, lambda light=light: page.evaluate("document.body.dataset.jpThemeLight") == light)
+        _eventually(page, lambda light=light: (sum(map(int, re.findall(r"\d+", page.evaluate(colour))[:3])) < 384) == (
+            light == "true"))  # dark letters on light, light ones on dark
     _shot(page, "05-dark")
     page.keyboard.press("Escape")
     page.keyboard.press("Control+s")
@@ -250,14 +252,13 @@ def test_an_alpha_move_is_answered_at_once_and_in_full_when_it_rests(page, lab):
     _shot(page, "08")
 
 
-def test_a_narrow_window_wraps_and_nothing_is_cut(lab, tmp_path):
+def test_a_narrow_window_wraps_and_nothing_is_cut(page, lab):
     address, _ = lab
-    with window(tmp_path / "narrow", 900, 900) as page:
-        open_notebook(page, address, "05_calibration", ".vspcn svg rect")
-        boxes = page.evaluate("""() => [...document.querySelectorAll('.vspcn svg')].slice(0, 2).map((e) => {
-          const b = e.getBoundingClientRect(), o = e.closest('.jp-OutputArea').getBoundingClientRect();
-          return [b.left - o.left, b.right - o.right]; })""")
-        _shot(page, "05-narrow")
+    page.set_viewport_size({"width": 900, "height": 900})
+    open_notebook(page, address, "05_calibration", ".vspcn svg rect")
+    boxes = page.evaluate("""() => [...document.querySelectorAll('.vspcn svg')].slice(0, 2).map((e) => {
+      const b = e.getBoundingClientRect(), o = e.closest('.jp-OutputArea').getBoundingClientRect();
+      return [b.left - o.left, b.right - o.right]; })""")
+    _shot(page, "05-narrow")
+    page.set_viewport_size({"width": 1400, "height": 900})
     assert len(boxes) == 2 and all(left >= -1 and right <= 1 for left, right in boxes)
-
-

@@ -64,7 +64,7 @@ function choose(model, values) { for (const [k, v] of Object.entries(values)) mo
 
 // Anything with role=button answers to Enter and Space as to a click.
 const pressable = (label, act, more = {}) => make("span", { role: "button", tabindex: 0, "aria-label": label, ...more,
-  onclick: act, onkeydown: (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); act(e); } } });
+  onclick: act, onkeydown: (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); act(e); } e.stopPropagation(); } });
 
 async function bitmap(view, kind = "image/jpeg") {
   return view && view.byteLength ? createImageBitmap(new Blob([view], { type: kind })) : null;

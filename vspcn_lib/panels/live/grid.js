@@ -35,7 +35,7 @@ function render({ model, el }) {
         const act = () => choose(model, { picked: [r, c] });
         cell.addEventListener("pointerenter", () => big(r, c));
         cell.addEventListener("click", act);
-        cell.addEventListener("keydown", (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); act(); } });
+        cell.addEventListener("keydown", (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); act(); } e.stopPropagation(); });
         cells.push(cell);
         grid.append(cell);
       });

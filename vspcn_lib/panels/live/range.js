@@ -11,7 +11,8 @@ function render({ model, el }) {
   const move = (v) => choose(model, { value: model.get("whole") ? Math.round(v) : +(+v).toFixed(10) });
   slider.addEventListener("input", () => move(+slider.value));
   box.addEventListener("change", enter);
-  box.addEventListener("keydown", (e) => { e.stopPropagation(); if (e.key === "Enter") enter(); });  // not JupyterLab's
+  box.addEventListener("keydown", (e) => { if (e.key === "Enter") enter(); });
+  el.addEventListener("keydown", (e) => e.stopPropagation());  // arrows and Enter are not JupyterLab's here
   function update() {
     const v = model.get("value"), wrong = model.get("wrong");
     if (document.activeElement !== slider || Math.abs(+slider.value - v) > 0.51 * model.get("step")) slider.value = v;
