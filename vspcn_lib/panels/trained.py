@@ -47,8 +47,8 @@ class AlphaProbe:
         self.tau, self.labels, self.unseen = tau, work.bench.labels[indices], work.bench.unseen_mask
         images = torch.cat([x for x, _, _ in work.batches(indices, augment=False).epoch(0)])
         rows = torch.as_tensor(work.bench.prototypes, device=images.device)
-        half = len(indices) // 2
-        self.few = np.r_[:min(half, few // 2), half:min(len(indices), half + few // 2)]
+        sides = self.unseen[self.labels], ~self.unseen[self.labels]
+        self.few = np.concatenate([np.flatnonzero(side)[:few // 2] for side in sides])
         self.probe, self.first = Probe(model, images, rows), Probe(model, images[self.few], rows)
         c = model.config
         self.trained = Alphas(c.alpha_v, c.alpha_s, c.alpha_a)
