@@ -178,7 +178,7 @@ class Panel(Turns):
             self.view.show(shown.state, shown.result)
         self.shown, self.result, self.text = shown, shown.result, shown.text
         self._visible(True)
-        self.numbers.value = f"<pre>{html.escape(shown.text)}</pre>"
+        self.numbers.value = f"<pre class='vspcn-numbers'>{html.escape(shown.text)}</pre>"
 
     def _parsed(self, values: dict[str, Any]) -> dict[str, Any]:
         unknown = [name for name in values if name not in self._parsers]

@@ -102,7 +102,7 @@ class TrainingPanel:
         steps, epochs = read_curves(self.out)
         self.view.show(steps, epochs, self.earlier())
         self.bar.value = 1.0 if (self.out / "result.json").exists() else self._share(steps)
-        self.numbers.value = f"<pre>{html.escape(self.progress(steps))}</pre>"
+        self.numbers.value = f"<pre class='vspcn-numbers'>{html.escape(self.progress(steps))}</pre>"
 
     @property
     def picture(self) -> bytes:

@@ -2,7 +2,7 @@
 function render({ model, el }) {
   const W = model.get("width"), H = model.get("height"), L = 46, R = 8, T = 8, B = 22;
   el.classList.add("vspcn");
-  const root = make("div", { style: "position:relative" }), head = make("div", { class: "vspcn-head" });
+  const root = make("div", { style: `position:relative;max-width:${W}px` }), head = make("div", { class: "vspcn-head" });
   const svg = make("svg", { viewBox: `0 0 ${W} ${H}`, width: W, role: "img", "aria-label": model.get("alt") });
   const body = make("tbody"), scroll = make("div", { class: "vspcn-scroll" }), details = make("details", {}, make("summary", {}, "table"), scroll);
   root.append(head, svg, ...(model.get("tabled") ? [details] : []));

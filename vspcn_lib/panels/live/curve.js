@@ -16,7 +16,7 @@ function shape(kind, x, y) {
 function render({ model, el }) {
   const W = model.get("width"), H = model.get("height"), L = 46, R = 12, T = 8, B = 36;
   el.classList.add("vspcn");
-  const root = make("div", { style: "position:relative" }), head = make("div", { class: "vspcn-head", "aria-live": "off" });
+  const root = make("div", { style: `position:relative;max-width:${W}px` }), head = make("div", { class: "vspcn-head", "aria-live": "off" });
   const svg = make("svg", { viewBox: `0 0 ${W} ${H}`, width: W, role: "img" });
   root.append(head, svg);
   el.append(root);
