@@ -40,7 +40,7 @@ def selection_split(bench: Benchmark, share: float, seed: int) -> tuple[np.ndarr
     rng, fit, held = np.random.default_rng(seed), [], []
     for c in np.setdiff1d(bench.seen_classes, bench.val_classes):
         images = rng.permutation(bench.train[bench.labels[bench.train] == c])
-        cut = max(1, round(share * len(images)))
+        cut = min(max(1, round(share * len(images))), len(images) - 1)  # a single image trains
         held.append(images[:cut])
         fit.append(images[cut:])
     return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held))
@@ -97,6 +97,9 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
                                  fused=True)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
+    if len(indices) % c.train.batch_size == 1:
+        work.say(f"{phase}: {len(indices)} images leave a last batch of one, which has no batch statistics: it is left "
+                 "out, another image in each epoch")
 
     def objective(embedded: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         embedded = {s: e.float() for s, e in embedded.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from vspcn_lib.commands.options import (
     Sweep,
     Train,
 )
-from vspcn_lib.config import Config, as_dict, preset
+from vspcn_lib.config import Config, ConfigError, as_dict, preset
 
 HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help lists the options)
 
@@ -35,7 +37,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   evaluate RUN         the metrics of a finished run, from its saved score matrix
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
-  data verify NAME     what is there, what is missing, whether the counts are the published ones
+  data verify NAME     what is there, what is missing; ready only after every comparison (also of your own folder)
   record RUN FILE      keep a finished run as one small JSON file
   exhibit LINEAR RUN FILE
                        keep t-SNE, training curves and attention maps as one small JSON file
@@ -60,8 +62,25 @@ def _parse(command: type, args: list[str]):
     if command in (Train, Bench, Ablate, Sweep):
         chosen = _named_preset(args, command.preset)
         base = {"axes": tyro.MISSING} if command is Sweep else {}
-        return tyro.cli(command, args=args, prog=prog, default=command(**base, config=preset(chosen), preset=chosen))
-    return tyro.cli(command, args=args, prog=prog)
+        start = command(**base, config=preset(chosen), preset=chosen)
+        return _at_home(tyro.cli(command, args=args, prog=prog, default=start))
+    return _at_home(tyro.cli(command, args=args, prog=prog))
+
+
+def _at_home(options: Any) -> Any:
+    """The options with `~` as the home folder in every path: a shell leaves it as it is after `--out=`."""
+    def expand(name: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(expand(name, part) for part in value)
+        if not isinstance(value, str | Path) or not str(value).startswith("~"):
+            return value
+        found = os.path.expanduser(value)
+        if found.startswith("~"):
+            raise ConfigError(f"{name} = {value}: no home folder is known for '{found.split('/')[0]}', write the whole "
+                              "path")
+        return type(value)(found)
+
+    return replace(options, **{f.name: expand(f.name, getattr(options, f.name)) for f in fields(options)})
 
 
 def _train(a: Train) -> None:
@@ -97,11 +116,12 @@ def _predict(a: Predict) -> None:
 
 def _data(a: Data) -> int:
     from vspcn_lib.data import archives
+    from vspcn_lib.data.verify import verify
 
     if a.action == "fetch":
         archives.fetch(a.name, a.root)
         return 0
-    text, ready = archives.verify(a.name, a.root)
+    text, ready = verify(a.name, a.root)
     print(text)
     return 0 if ready else 2
 
@@ -161,7 +181,7 @@ def _figures(a: Figures) -> None:
     table = summary(read_records(a.records))
     print(table.to_string(index=False))
     a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "results.md").write_text(markdown(table))
+    (a.out / "results.md").write_text(markdown(table), encoding="utf-8")
     for path in draw_figures(a.records, a.out):
         print(path)
 
@@ -175,6 +195,9 @@ COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evalua
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a mistake of the user is one clear line and exit status 2, Ctrl-C one and 130: no traceback."""
+    for stream in (sys.stdout, sys.stderr):  # letters that an output lacks are escaped: no result is lost to them
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print(HELP)

@@ -1,0 +1,61 @@
+"""What is in a benchmark's photos, by sha256: their identity, and the same photo twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+
+from vspcn_lib.data.images import image_digests
+from vspcn_lib.data.splits import Benchmark, BenchmarkError
+from vspcn_lib.system.text import shown
+
+
+def photo_identity(bench: Benchmark, progress: bool = False) -> str:
+    """64 hex digits over the contents of the photos in the lists, in their order; names and places do not count.
+
+    Every file is read once and then known by its time stamps. Raises `ImageError` for one that cannot be read.
+    """
+    digests, used = image_digests(bench.image_paths, progress=progress), _used(bench)
+    return hashlib.sha256("\n".join(digests[i] for i in used).encode()).hexdigest()
+
+
+def compare_photos(bench: Benchmark, progress: bool = True) -> Benchmark:
+    """The benchmark with a note on photos that are in it twice, byte for byte.
+
+    Raises `BenchmarkError` where one photo has two labels, or is in training and in the unseen test; of published
+    lists, which are not ours to mend, that is a note too. Raises `ImageError` as the image cache does.
+    """
+    digests, same = image_digests(bench.image_paths, progress=progress), defaultdict(list)
+    for i in _used(bench):
+        same[digests[i]].append(int(i))
+    groups = [group for group in same.values() if len(group) > 1]
+    part = {int(i): name for name in ("trainval", "test_seen", "test_unseen") for i in getattr(bench, name)}
+
+    def described(group: list[int]) -> str:
+        return " = ".join(f"{part[i]} '{bench.class_names[bench.labels[i]]}' ({shown(bench.image_paths[i])})"
+                          for i in group)
+
+    wrong = [g for g in groups if len({int(bench.labels[i]) for i in g}) > 1]
+    between = [g for g in groups if g not in wrong and len({part[i] for i in g}) > 1]
+    within = len(groups) - len(wrong) - len(between)
+    said = []
+    if wrong:
+        text = (f"{len(wrong)} photos are in {bench.name} under two labels, byte for byte, first {described(wrong[0])}")
+        if not bench.published:
+            raise BenchmarkError(f"{text}: one label is wrong, take that file out"
+                                 + f"; {len(between)} more are in two lists" * bool(between))
+        said.append(f"{text}: the published lists are kept as they are")
+    if between:
+        said.append(f"{len(between)} photos are in two lists, byte for byte, first {described(between[0])}: what is "
+                    "trained on is tested too, take one of each out")
+    if within:
+        group = next(g for g in groups if g not in wrong and g not in between)
+        said.append(f"{within} photos are in one list twice, byte for byte, first {described(group)}")
+    return replace(bench, notes=tuple(dict.fromkeys((*bench.notes, *said))))
+
+
+def _used(bench: Benchmark) -> np.ndarray:
+    return np.sort(np.concatenate([bench.trainval, bench.test_seen, bench.test_unseen]))
