@@ -43,8 +43,9 @@ def compare_labels(name: str, files: Sequence[str], labels: np.ndarray, classes:
     known: dict[str, int] = {}
     for i, c in enumerate(classes):
         known.setdefault(letters(c), i)
-    unknown = set()
-    first = {(f.rpartition("/")[0], int(c)): f for f, c in zip(reversed(files), labels[::-1], strict=True)}
+    unknown, first = set(), {}
+    for file, c in zip(files, labels, strict=True):
+        first.setdefault((file.rpartition("/")[0], int(c)), file)
     for (folder, label), file in first.items():
         parts = folder.split("/")
         forms = [letters(form) for form in (folder, parts[-1], "_".join(parts[1:])) if form]

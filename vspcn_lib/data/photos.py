@@ -40,21 +40,26 @@ def compare_photos(bench: Benchmark, progress: bool = True) -> Benchmark:
 
     wrong = [g for g in groups if len({int(bench.labels[i]) for i in g}) > 1]
     between = [g for g in groups if g not in wrong and len({part[i] for i in g}) > 1]
-    within = len(groups) - len(wrong) - len(between)
+    within = [g for g in groups if g not in wrong and g not in between]
     said = []
     if wrong:
-        text = (f"{len(wrong)} photos are in {bench.name} under two labels, byte for byte, first {described(wrong[0])}")
+        text = (f"{bench.name}: the same photo, byte for byte, has two labels, {_times(wrong)}, first "
+                f"{described(wrong[0])}")
         if not bench.published:
             raise BenchmarkError(f"{text}: one label is wrong, take that file out"
-                                 + f"; {len(between)} more are in two lists" * bool(between))
+                                 + f"; {len(between)} more are in two lists under one label" * bool(between))
         said.append(f"{text}: the published lists are kept as they are")
     if between:
-        said.append(f"{len(between)} photos are in two lists, byte for byte, first {described(between[0])}: what is "
-                    "trained on is tested too, take one of each out")
+        said.append(f"the same photo, byte for byte, is in two lists, {_times(between)}, first "
+                    f"{described(between[0])}: what is trained on is tested too, take one of each out")
     if within:
-        group = next(g for g in groups if g not in wrong and g not in between)
-        said.append(f"{within} photos are in one list twice, byte for byte, first {described(group)}")
+        said.append(f"the same photo, byte for byte, is in one list twice, {_times(within)}, first "
+                    f"{described(within[0])}")
     return replace(bench, notes=tuple(dict.fromkeys((*bench.notes, *said))))
+
+
+def _times(groups: list[list[int]]) -> str:
+    return "once" if len(groups) == 1 else f"{len(groups)} times"
 
 
 def _used(bench: Benchmark) -> np.ndarray:
