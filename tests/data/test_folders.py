@@ -2,13 +2,12 @@
 
 import json
 import os
-import random
 import shutil
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
+from described import CLASSES, FILES, LISTS, VALUES, describe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,52 +16,6 @@ from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.data.folders import read_folder
 from vspcn_lib.data.splits import Benchmark, BenchmarkError
 from vspcn_lib.data.walk import files_below
-
-CLASSES = ["Grünfink", "Żuraw", "ガビチョウ", "a/abbey", "grizzly+bear", "kind 5", "kind_6", "zebra"]
-NAMES = ["has_size::small", "größe", "tail long"]
-VALUES = np.random.default_rng(5).uniform(0, 1, (8, 3)).round(3)
-FILES = [f"{c}/{k}.png" for c in CLASSES for k in ("é", "1", "2", "3")]
-LISTS = {"trainval": [f for f in FILES if not f.startswith(("kind", "zebra")) and f[-5] != "3"],
-         "test_seen": [f for f in FILES if not f.startswith(("kind", "zebra")) and f[-5] == "3"],
-         "test_unseen": [f for f in FILES if f.startswith(("kind", "zebra"))]}
-
-
-def describe(folder: Path, *, separator: str = ",", decimal: str = ".", encoding: str = "utf-8", ends: str = "\n",
-             forms: tuple[str, str, str] = ("NFC", "NFC", "NFC"), order: int | None = None, links: tuple[str, ...] = (),
-             padded: bool = False, slash: str = "/", ascii_json: bool = False) -> Path:
-    """The one benchmark above in one of its descriptions; `forms` are those of disk, table and lists."""
-    disk, table, listed = (lambda s, f=form: unicodedata.normalize(f, s) for form in forms)
-    for i, name in enumerate(FILES):
-        parent, _, file = disk(name).rpartition("/")
-        place = folder / "images" / parent
-        if name.split("/")[0] in links and not place.exists():  # a class folder that is a link
-            (folder / "store" / str(i)).mkdir(parents=True)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(folder / "store" / str(i))
-        place.mkdir(parents=True, exist_ok=True)
-        if "files" in links and i % 3 == 0:  # a photo that is a link
-            (folder / "photos").mkdir(exist_ok=True)
-            (folder / "photos" / f"{i}.png").write_bytes(b"%d" % i)
-            (place / file).symlink_to(folder / "photos" / f"{i}.png")
-        else:
-            (place / file).write_bytes(b"%d" % i)
-    shuffle = random.Random(order).shuffle if order is not None else lambda rows: None
-    pad = " " if padded else ""
-    rows = [[c, *(f"{v:.3f}".replace(".", decimal) for v in row)] for c, row in zip(CLASSES, VALUES, strict=True)]
-    shuffle(rows)
-    cells = [["class", *NAMES], *rows]
-    quote = '"' if decimal == separator else ""
-    lines = [separator.join(f"{quote}{pad}{cell}{pad}{quote}" for cell in row) for row in cells]
-    lines += [separator * len(NAMES)] * padded
-    (folder / "attributes.csv").write_bytes((ends.join(map(table, lines)) + ends).encode(encoding))
-    splits = {key: [listed(f).replace("/", slash) for f in files] for key, files in LISTS.items()}
-    for files in splits.values():
-        shuffle(files)
-    splits["val_classes"] = [listed("Żuraw"), listed("grizzly+bear")]
-    items = list(splits.items())
-    shuffle(items)
-    (folder / "splits.json").write_bytes(json.dumps(dict(items), ensure_ascii=ascii_json).encode(encoding))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +181,7 @@ def test_marks_of_unknown_and_equal_rows_are_said(tiny_folder):
     (tiny_folder / "attributes.csv").write_text("\n".join(lines))
     note = load_benchmark(tiny_folder).note
     assert "2 attribute values of 1 classes are negative" in note and "of 'bird_2', -1)" in note
-    assert "2 classes share their attribute row, up to a factor, with another: 'bird_6' and 'bird_7'" in note
+    assert "2 classes have the same attribute row as another, up to a factor: 'bird_6' and 'bird_7'" in note
     whole[3] = ",".join([cells[0], *["-1"] * 6])
     (tiny_folder / "attributes.csv").write_text("\n".join(whole))
     with pytest.raises(BenchmarkError, match="class 'bird_2' hold only -1, the mark of 'unknown'"):

@@ -1,12 +1,10 @@
 """The official layouts: lists written on other machines, contradictions between them, and what `verify` says."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from scipy.io import savemat
+from described import OFFICIAL, OFFICIAL_ATTRIBUTES, official
 from world import make_folder
 
 from vspcn_lib.commands.cli import main
@@ -17,46 +15,6 @@ from vspcn_lib.data.official import attribute_names, compare_labels
 from vspcn_lib.data.splits import BenchmarkError
 from vspcn_lib.data.verify import verify
 
-NAMES = [f"{i + 1:03d}.Kind_{i}" for i in range(8)]
-ATTRIBUTES = ["has_size::small", "has_bill_shape::hooked", "has_tail_shape::forked", "has_wing_color::blue"]
-
-
-def official(root: Path, *, prefix: str = "/BS/x/CUB_200_2011/images/", separator: str = "/",
-             labels: list[int] | None = None, names: list[str] = NAMES, rows: list[int] | None = None,
-             numbers: bool = True, mark: bytes = b"") -> Path:
-    """A benchmark in CUB's layout: 8 classes x 6 pictures, the last three unseen; and its own table of attributes."""
-    shutil.rmtree(root, ignore_errors=True)
-    cub, splits = root / "CUB_200_2011", root / "xlsa17" / "data" / "CUB"
-    splits.mkdir(parents=True)
-    (cub / "attributes").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    table = rng.uniform(0, 100, (8, 4))
-    for name in NAMES:
-        (cub / "images" / name).mkdir(parents=True)
-        for k in range(6):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(cub / "images" / name / f"{k}.png")
-    lines = [f"{i} {a}" if numbers else a for i, a in enumerate(ATTRIBUTES, 1)]
-    (cub / "attributes" / "attributes.txt").write_bytes(mark + "\r\n".join(lines).encode())
-    (cub / "classes.txt").write_text("".join(f"{i} {n}\n" for i, n in enumerate(NAMES, 1)))
-    np.savetxt(cub / "attributes" / "class_attribute_labels_continuous.txt", table)
-    where, k = np.repeat(np.arange(8), 6), np.tile(np.arange(6), 8)
-
-    def column(chosen: np.ndarray) -> np.ndarray:
-        return np.flatnonzero(chosen)[:, None] + 1
-
-    def cells(texts: list[str]) -> np.ndarray:
-        return np.array([[t] for t in texts], dtype=object)
-
-    unit = (table / np.linalg.norm(table, axis=1, keepdims=True))[rows or range(8)]
-    savemat(splits / "att_splits.mat", {
-        "att": unit.T, "allclasses_names": cells(names), "trainval_loc": column((where < 5) & (k < 4)),
-        "test_seen_loc": column((where < 5) & (k >= 4)), "test_unseen_loc": column(where >= 5),
-        "train_loc": column(where < 3), "val_loc": column((where == 3) | (where == 4))})
-    files = [prefix + f"{n}/{k}.png".replace("/", separator) for n in NAMES for k in range(6)]
-    savemat(splits / "res101.mat", {"image_files": cells(files),
-                                    "labels": np.repeat(labels or range(1, 9), 6)[:, None]})
-    return root
-
 
 @pytest.mark.parametrize("way", [
     {"prefix": "D:\\data\\CUB_200_2011\\images\\", "separator": "\\"}, {"prefix": "images/"}, {"prefix": ""},
@@ -65,7 +23,7 @@ def official(root: Path, *, prefix: str = "/BS/x/CUB_200_2011/images/", separato
 def test_lists_written_elsewhere_are_read_the_same(tmp_path, way):
     plain = load_benchmark("cub", official(tmp_path / "plain"))
     bench = load_benchmark("cub", official(tmp_path / "way", **way))
-    assert bench.split_hash == plain.split_hash and bench.attribute_names == tuple(ATTRIBUTES)
+    assert bench.split_hash == plain.split_hash and bench.attribute_names == tuple(OFFICIAL_ATTRIBUTES)
     assert [p.relative_to(tmp_path / "way") for p in bench.image_paths] == [
         p.relative_to(tmp_path / "plain") for p in plain.image_paths]
     assert "are not the published (7057, 1764, 2967)" in bench.note and not bench.published
@@ -76,8 +34,9 @@ def test_lists_written_elsewhere_are_read_the_same(tmp_path, way):
     ({"prefix": "/x/images/other/"}, "48 of 48 images are missing"),
     ({"labels": [2, 1, 3, 4, 5, 6, 7, 8]}, r"folder '001.Kind_0' are labelled '002.Kind_1' \(label 2\), first "
                                           r"001.Kind_0/0.png.* do not belong together"),
-    ({"names": [NAMES[1], NAMES[0], *NAMES[2:]]}, "'001.Kind_0' are labelled '002.Kind_1' .*that of '001.Kind_0'"),
-    ({"names": NAMES[::-1], "rows": [*range(7, -1, -1)]}, "are labelled '008.Kind_7'"),
+    ({"names": [OFFICIAL[1], OFFICIAL[0], *OFFICIAL[2:]]},
+     "'001.Kind_0' are labelled '002.Kind_1' .*that of '001.Kind_0'"),
+    ({"names": OFFICIAL[::-1], "rows": [*range(7, -1, -1)]}, "are labelled '008.Kind_7'"),
     ({"rows": [1, 0, *range(2, 8)]}, "attributes of '001.Kind_0' are those of '002.Kind_1' in .*different orders"),
 ])
 def test_contradictions_are_named(tmp_path, way, words):
@@ -115,7 +74,7 @@ def test_verify_says_ready_only_after_every_comparison(tmp_path, monkeypatch):
     monkeypatch.setitem(benchmarks.LAYOUTS, "cub", benchmarks.replace(layout, counts=(20, 10, 18)))
     text, ready = verify("cub", root)
     assert ready and text.endswith("  ready") and "5 seen + 3 unseen classes" in text
-    photo = root / "CUB_200_2011" / "images" / NAMES[0] / "0.png"
+    photo = root / "CUB_200_2011" / "images" / OFFICIAL[0] / "0.png"
     whole = photo.read_bytes()
     photo.write_bytes(whole[:-30])
     text, ready = verify("cub", root)

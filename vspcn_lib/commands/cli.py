@@ -83,6 +83,17 @@ def _at_home(options: Any) -> Any:
     return replace(options, **{f.name: expand(f.name, getattr(options, f.name)) for f in fields(options)})
 
 
+def _find_home() -> None:
+    """Give a user without a home folder (a bare container) the cache's: gensim asks for one when it is imported.
+
+    Raises `ConfigError` where there is neither.
+    """
+    if os.path.expanduser("~") == "~":
+        if not os.environ.get("VSPCN_CACHE"):
+            raise ConfigError("this user has no home folder to keep caches in: set VSPCN_CACHE to a folder, or HOME")
+        os.environ["HOME"] = os.environ["VSPCN_CACHE"]
+
+
 def _train(a: Train) -> None:
     from vspcn_lib.train import run
 
@@ -207,6 +218,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     command, act = COMMANDS[args[0]]
     try:
+        _find_home()
         return act(_parse(command, args[1:])) or 0
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)

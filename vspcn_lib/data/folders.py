@@ -13,7 +13,7 @@ from vspcn_lib.data.draw import draw_lists, draw_val_classes
 from vspcn_lib.data.splits import Benchmark, BenchmarkError
 from vspcn_lib.data.tables import read_table
 from vspcn_lib.data.walk import Found, images_below
-from vspcn_lib.system.text import composed, did_you_mean, nearest, read_text, shown
+from vspcn_lib.system.text import composed, did_you_mean, letters, nearest, read_text, shown
 
 _KEYS = ("trainval", "test_seen", "test_unseen", "val_classes")  # of splits.json
 
@@ -162,8 +162,10 @@ def _listed(file: Path, key: str, entries: Any, files: list[str], found: Found) 
     places = [place(entry) for entry in entries]
     lost = [entry for entry, where in zip(entries, places, strict=True) if where is None]
     if lost:
-        kind = found.why(lost[0])
-        near = [f for f in files if f.rpartition("/")[2].lower() == lost[0].rpartition("/")[2].lower()]
+        kind, (parent, _, name) = found.why(lost[0]), lost[0].replace("\\", "/").rpartition("/")
+        there = {f.rpartition("/")[0] for f in files}
+        near = [f for f in files if letters(f) == letters(lost[0]) or (
+            parent not in there and letters(f.rpartition("/")[2]) == letters(name))]
         raise BenchmarkError(f"{file}: {len(lost)} of '{key}' are not in images/ (or no images by their suffix), first "
                              f"'{shown(lost[0])}'" + (f", passed over as {kind}" if kind else
                                                       f"; {did_you_mean(lost[0], near)}".rstrip("; ")))

@@ -64,7 +64,7 @@ def equal_prototypes(bench: Benchmark) -> list[str]:
     if not groups:
         return []
     shown_groups = "; ".join(" and ".join(f"'{n}'" for n in names) for names in groups[:3])
-    return [f"{sum(map(len, groups))} classes share their attribute row, up to a factor, with another: {shown_groups}"
+    return [f"{sum(map(len, groups))} classes have the same attribute row as another, up to a factor: {shown_groups}"
             f"{' ...' * (len(groups) > 3)}; nothing can tell such classes apart, check the rows"]
 
 
