@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from world import make_folder
 
-from vspcn_lib.commands.cli import COMMANDS, _parse, main
+from vspcn_lib.commands.cli import _parse, main
 from vspcn_lib.config import ConfigError
 
 
@@ -21,7 +21,7 @@ from vspcn_lib.config import ConfigError
 def test_the_home_folder_stands_for_a_tilde_in_every_path(line, field, expected, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     command, *args = line.split()
-    found = getattr(_parse(COMMANDS[command][0], args), field)
+    found = getattr(_parse(command, args), field)
     expected = expected if isinstance(expected, tuple) else (expected,)
     assert [str(f) for f in (found if isinstance(found, tuple) else (found,))] == [
         e.replace("~", str(tmp_path)) for e in expected]
@@ -29,7 +29,7 @@ def test_the_home_folder_stands_for_a_tilde_in_every_path(line, field, expected,
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
     with pytest.raises(ConfigError, match=r"= ~.*no home folder is known for '~', write the whole path"):
-        _parse(COMMANDS[command][0], args)
+        _parse(command, args)
 
 
 def test_a_user_without_a_home_is_told_what_to_set(tmp_path, monkeypatch, capsys):
