@@ -48,8 +48,8 @@ def compare_labels(name: str, files: Sequence[str], labels: np.ndarray, classes:
         first.setdefault((file.rpartition("/")[0], int(c)), file)
     for (folder, label), file in first.items():
         parts = folder.split("/")
-        forms = [letters(form) for form in (folder, parts[-1], "_".join(parts[1:])) if form]
-        if letters(classes[label]) in forms:
+        forms = [letters(form) for form in (folder, "_".join(parts[1:])) if form]
+        if letters(classes[label]) in (*forms, letters(parts[-1])):
             continue
         other = next((known[form] for form in forms if form in known), None)
         if other is not None:

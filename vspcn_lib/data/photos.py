@@ -38,9 +38,10 @@ def compare_photos(bench: Benchmark, progress: bool = True) -> Benchmark:
         return " = ".join(f"{part[i]} '{bench.class_names[bench.labels[i]]}' ({shown(bench.image_paths[i])})"
                           for i in group)
 
-    wrong = [g for g in groups if len({int(bench.labels[i]) for i in g}) > 1]
-    between = [g for g in groups if g not in wrong and len({part[i] for i in g}) > 1]
-    within = [g for g in groups if g not in wrong and g not in between]
+    wrong, between, within = [], [], []
+    for group in groups:
+        two_labels, two_lists = len(np.unique(bench.labels[group])) > 1, len({part[i] for i in group}) > 1
+        (wrong if two_labels else between if two_lists else within).append(group)
     said = []
     if wrong:
         text = (f"{bench.name}: the same photo, byte for byte, has two labels, {_times(wrong)}, first "
