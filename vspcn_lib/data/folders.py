@@ -41,7 +41,7 @@ def read_folder(folder: Path, rows_in_order: bool = False) -> Benchmark:
     lists, val_names = None, None
     if file.exists():
         splits = _splits(file)
-        lists = [_listed(file, key, splits.get(key), list(files), found) for key in _KEYS[:3]]
+        lists = [_listed(file, key, splits.get(key), list(files), classes, found) for key in _KEYS[:3]]
         val_names = splits.get("val_classes")
     else:
         lists = draw_lists(labels, rng)
@@ -147,7 +147,8 @@ def _splits(file: Path) -> dict[str, Any]:
     return splits
 
 
-def _listed(file: Path, key: str, entries: Any, files: list[str], found: Found) -> np.ndarray:
+def _listed(file: Path, key: str, entries: Any, files: list[str], classes: tuple[str, ...],
+            found: Found) -> np.ndarray:
     """Sorted indices of the images that a list of splits.json names, with `/` or Windows' separator."""
     if not isinstance(entries, list) or not entries or not all(isinstance(f, str) for f in entries):
         raise BenchmarkError(f"{file}: '{key}' must be a list of '<class>/<file>' that is not empty")
@@ -163,9 +164,8 @@ def _listed(file: Path, key: str, entries: Any, files: list[str], found: Found) 
     lost = [entry for entry, where in zip(entries, places, strict=True) if where is None]
     if lost:
         kind, (parent, _, name) = found.why(lost[0]), lost[0].replace("\\", "/").rpartition("/")
-        there = {f.rpartition("/")[0] for f in files}
-        near = [f for f in files if letters(f) == letters(lost[0]) or (
-            parent not in there and letters(f.rpartition("/")[2]) == letters(name))]
+        near = [f for f in files if letters(f) == letters(lost[0]) or (  # or the class is misspelt
+            composed(parent) not in classes and letters(f.rpartition("/")[2]) == letters(name))]
         raise BenchmarkError(f"{file}: {len(lost)} of '{key}' are not in images/ (or no images by their suffix), first "
                              f"'{shown(lost[0])}'" + (f", passed over as {kind}" if kind else
                                                       f"; {did_you_mean(lost[0], near)}".rstrip("; ")))
