@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vspcn_lib.config import Config, update
 from vspcn_lib.encoders.backbone import FrozenViT
-from vspcn_lib.encoders.semantics import attribute_phrase
+from vspcn_lib.encoders.phrases import attribute_phrase
 
 ATTRIBUTES = ["has_crown_color::red", "has_bill_shape::hooked", "has_size::small", "has_tail_shape::forked",
               "has_wing_color::blue", "has_belly_color::white"]

@@ -40,7 +40,7 @@ class DataConfig:
     """What is read: the benchmark, the image size and the attribute vectors."""
 
     benchmark: str = "birdlets"
-    """images, attributes and split: birdlets, cub100, cub, sun, awa2, or the path of a folder benchmark"""
+    """images, attributes and split: birdlets, cub100, awa35, cub, sun, awa2, or the path of a folder benchmark"""
     root: str = ""
     """where the benchmark lies; empty: $VSPCN_DATA, else ../shared/data beside the repository, else ./data"""
     size: int = 112

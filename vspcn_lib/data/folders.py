@@ -17,7 +17,7 @@ _KEYS = ("trainval", "test_seen", "test_unseen", "val_classes")  # of splits.jso
 
 
 def read_folder(folder: Path) -> Benchmark:
-    """images/<class>/<file>, attributes.csv, splits.json (drawn with seed 0 and said so when absent).
+    """images/<class>/<file>, attributes.csv, splits.json (drawn with seed 0 and said so when absent), phrases.csv.
 
     Hidden files and files that are no images by their suffix (.DS_Store, Thumbs.db) are passed over.
     Raises `BenchmarkError` that names the file and the entry.
@@ -72,7 +72,8 @@ def read_folder(folder: Path) -> Benchmark:
             raise BenchmarkError(f"{file}: val class '{unknown[0]}' has no row in attributes.csv")
         val = np.array(sorted(position[c] for c in val_names), dtype=np.int64)
     paths = tuple(folder / "images" / f for f in files)
-    return Benchmark(folder.name, paths, labels, classes, names, prototypes, *lists, val, note)
+    return Benchmark(folder.name, paths, labels, classes, names, prototypes, *lists, val, note,
+                     _phrases_csv(folder / "phrases.csv", names))
 
 
 def _is_image(name: str) -> bool:
@@ -98,14 +99,43 @@ def _draw(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
             for part in (trainval, test_seen, np.flatnonzero(np.isin(labels, unseen)))]
 
 
+def _phrases_csv(file: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """The optional phrases.csv, `attribute,phrase`: what text encoders read for some or all attributes, by name."""
+    if not file.is_file():
+        return {}
+    rows = _table(file)
+    if not rows or rows[0] != ["attribute", "phrase"]:
+        raise BenchmarkError(f"{file}: the header must be 'attribute,phrase'")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != 2:
+            raise BenchmarkError(f"{file}, row {number}: {len(row)} fields, not an attribute and its phrase")
+        name, phrase = row[0], row[1].strip()
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise BenchmarkError(f"{file}, row {number}: attributes.csv has no '{name}', did you mean '{near}'?")
+        if name in found:
+            raise BenchmarkError(f"{file}, row {number}: '{name}' occurs twice: one phrase an attribute")
+        if not any(c.isalnum() for c in phrase) or not phrase.isprintable() or len(phrase) > 500:
+            raise BenchmarkError(f"{file}, row {number}: {phrase[:40]!r} cannot be the phrase of '{name}': use 1 to "
+                                 "500 printable characters, with a word among them")
+        found[name] = phrase
+    return found
+
+
+def _table(file: Path) -> list[list[str]]:
+    """The rows of a CSV file that are not empty."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:  # spreadsheets put a mark first
+            return [row for row in csv.reader(opened, strict=True) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise BenchmarkError(f"{file} is not a CSV table in UTF-8 ({error}): save it as one") from error
+
+
 def _attributes_csv(file: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
     if not file.is_file():
         raise BenchmarkError(f"{file} is missing: it needs a header 'class,<attribute>,...' and one row a class")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as opened:  # spreadsheets put a mark first
-            rows = [row for row in csv.reader(opened, strict=True) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise BenchmarkError(f"{file} is not a CSV table in UTF-8 ({error}): save it as one") from error
+    rows = _table(file)
     if len(rows) < 3 or len(rows[0]) < 2 or rows[0][0] != "class":
         raise BenchmarkError(f"{file}: the header must be 'class,<attribute>,...' with one row a class below it")
     for number, row in enumerate(rows, 1):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Benchmark:
     val_classes: np.ndarray
     """validation classes, a part of the seen ones"""
     note: str = ""
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    """the words that text encoders read for an attribute instead of its name; no part of the split hash"""
 
     @property
     def num_classes(self) -> int:

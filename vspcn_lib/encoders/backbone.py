@@ -160,7 +160,7 @@ def load_backbone(name: str, size: int, cache: Path | None = None, mean: str = "
 
 
 def _words(numbers: tuple[float, ...]) -> str:
-    return " ".join(f"{n:g}" for n in numbers)
+    return " ".join(str(n) for n in numbers)
 
 
 def _from_hub(name: str, size: int) -> VisionTransformer:

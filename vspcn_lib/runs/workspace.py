@@ -18,6 +18,7 @@ from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.data.images import Batches, image_cache
 from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
 from vspcn_lib.encoders.semantics import attribute_vectors, check_source
 from vspcn_lib.methods.baselines import build
@@ -59,10 +60,13 @@ class Workspace:
         keep_freed_memory()
         check_source(config.data.vectors)
         with state().main_process_first():  # of several processes one fills a cache, the others find it
-            backbone = backbone or load_backbone(config.model.backbone, config.data.size)
+            if backbone is None:
+                config.check_patch(*inspect(config.model.backbone))  # before a download or a large file
+                backbone = load_backbone(config.model.backbone, config.data.size, mean=config.data.mean,
+                                         std=config.data.std)
             config.check_patch(backbone.patch, len(backbone.blocks))
             bench = open_benchmark(config.data)
-        vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
+        vectors = attribute_vectors(bench.attribute_names, config.data.vectors, bench.phrases, config.data.template)
         with together():
             accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
@@ -70,12 +74,14 @@ class Workspace:
         with accelerator.main_process_first():
             pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
         tag = backbone.source
-        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
+        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors.values)), vectors.source,
                    backbone.to(accelerator.device), accelerator, quiet=quiet)
-        if bench.note:
-            work.say(bench.note)
+        for note in (bench.note, tag.get("note"), *vectors.notes):
+            if note:
+                work.say(note)
         work.say(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
-                 f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
+                 f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}"
+                 f"{', pixels ' + tag['pixels'] if 'pixels' in tag else ''}) | {vectors.source}")
         return work
 
     def autocast(self) -> torch.autocast:
