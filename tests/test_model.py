@@ -9,10 +9,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vspcn_lib import losses
-from vspcn_lib.config import LossConfig, ModelConfig
+from vspcn_lib.config import Config, LossConfig, ModelConfig, update
 from vspcn_lib.data.images import Batches, Normalise
 from vspcn_lib.encoders.backbone import FrozenViT
-from vspcn_lib.methods.baselines import build
+from vspcn_lib.methods.registry import build
 from vspcn_lib.model import VSPCN
 from vspcn_lib.views.capture import CaptureError, attention_maps, prompt_attention
 
@@ -161,11 +161,13 @@ def test_a_part_that_is_not_finite_names_itself():
 
 @pytest.mark.parametrize("changes", [
     {}, {"weak": False}, {"adapter": False}, {"embedding": "semantic-to-visual"}, {"readout": "cls+semantic"},
-    {"method": "vpt-deep", "semantic_prompts": 0}, {"method": "vpt-shallow", "semantic_prompts": 0}, {"method": "sp"},
-    {"method": "finetune", "visual_prompts": 0, "semantic_prompts": 0, "tuned_blocks": 2}])
+    {"method": "vpt-deep"}, {"method": "vpt-shallow"}, {"method": "sp"}, {"method": "finetune"}])
 def test_no_tensor_stays_on_the_cpu_when_the_model_is_on_cuda(tiny_vit, changes, monkeypatch):
     """PyTorch's fake tensors have a device but no data: operations between devices fail, as they would on a GPU."""
-    model = build(tiny_vit, torch.randn(6, 10), replace(CONFIG, **changes))
+    config = update(Config(), {"model": {"visual_prompts": 3, "semantic_prompts": 2, "first_strong_block": 3,
+                                         **changes}})
+    torch.manual_seed(1)
+    model = build(tiny_vit, torch.randn(6, 10), config)
     scale, indices = Normalise((0.5,) * 3, (0.25,) * 3), np.arange(4)
     batches = Batches(np.zeros((4, 3, 32, 32), np.uint8), indices, indices, 4, normalise=scale, device="cuda")
     finite = torch.isfinite  # `total` asks it of each part, which has no data here

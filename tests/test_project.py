@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vspcn_lib.commands.cli import COMMANDS, _parse, main
+from vspcn_lib.commands.cli import _parse, main
 from vspcn_lib.studies import code
 from vspcn_lib.studies.code import imported
 
@@ -73,10 +73,11 @@ def test_modules_stay_small_and_every_wing_says_what_it_is_for():
 
 
 def test_what_decides_a_runs_numbers_is_found_from_the_imports():
-    found = code.deciding("train", "methods/vpt")
-    assert {"train", "fusion", "attend", "losses", "metrics", "data/images", "encoders/semantics", "methods/vpt",
-            "runs/evaluation"} <= set(found)
-    assert not [f for f in found if f.startswith(("system/", "studies/", "views/"))] and "methods/eszsl" not in found
+    ours, vpt = code.deciding("train", "model"), code.deciding("train", "methods/vpt")
+    assert {"train", "zeroshot", "losses", "metrics", "data/images", "encoders/semantics", "runs/evaluation"} <= {
+        *ours} & {*vpt}
+    assert {*ours} - {*vpt} == {"model", "fusion", "attend"} and {*vpt} - {*ours} == {"methods/vpt"}
+    assert not [f for f in ours if f.startswith(("system/", "studies/", "views/"))]
 
 
 def test_environment_constraints_and_pyproject_agree():
@@ -105,7 +106,7 @@ def test_every_command_of_the_readme_parses():
     assert len(lines) >= 8
     for line in lines:
         name, *args = shlex.split(line.split("#")[0])[3:]
-        _parse(COMMANDS[name][0], args)
+        _parse(name, args)
 
 
 def test_help_reads_well():

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from vspcn_lib import losses, metrics, train
-from vspcn_lib.config import Config, ConfigError, preset, update
+from vspcn_lib.config import Config, ConfigError, update
+from vspcn_lib.model import VSPCN
 from vspcn_lib.runs import evaluation
 from vspcn_lib.runs.evaluation import LeakError, guard
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies.presets import preset
 from vspcn_lib.train import Interrupted, fit, run, selection_split, thin
 
 BASE = {"data": {"size": 32}, "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3},
@@ -95,7 +97,7 @@ def test_heads_alone_first_changes_heads_alone_and_lowers_their_loss(tiny_folder
     model, images = work.model(), selection_split(work.bench, 0.2, 0)[0]
     before, values = {n: t.clone() for n, t in model.state().items()}, []
 
-    def loss_parts(embedded, labels):
+    def loss_parts(features, embedded, labels):
         rows = model.heads.prototypes(torch.as_tensor(work.bench.prototypes))
         parts = losses.total(model.heads.scores(embedded, rows), embedded, labels, rows[labels], 20.0, config.loss)
         values.append(parts["total"].item())
@@ -184,7 +186,7 @@ def test_config_errors_name_the_field(change, words):
 def test_presets(capsys):
     with pytest.raises(ConfigError, match="did you mean 'cub100'"):
         preset("cub10")
-    assert preset("cub100-linear").model.cached and not preset("cub100").model.cached
+    assert VSPCN.cached(preset("cub100-linear")) and not VSPCN.cached(preset("cub100"))
     assert preset("sun").loss.lambda_skd == 0.35
 
 

@@ -14,6 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from vspcn_lib.config import Config, update
 from vspcn_lib.encoders.backbone import FrozenViT
 from vspcn_lib.encoders.phrases import attribute_phrase
+from vspcn_lib.methods.registry import build
+from vspcn_lib.zeroshot import ZeroShotModel
 
 ATTRIBUTES = ["has_crown_color::red", "has_bill_shape::hooked", "has_size::small", "has_tail_shape::forked",
               "has_wing_color::blue", "has_belly_color::white"]
@@ -47,6 +49,12 @@ def make_folder(folder: Path, images: int = 6) -> Path:
     lines = [f"{len(words)} 4"] + [f"{w} " + " ".join(f"{v:.4f}" for v in rng.normal(size=4)) for w in words]
     (folder / "vectors.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def make_model(vit: FrozenViT, method: str, attributes: int = 6, **own: Any) -> ZeroShotModel:
+    """A method's model with random word vectors [attributes, 5] and, of its own settings, `own`."""
+    torch.manual_seed(0)
+    return build(vit, torch.randn(attributes, 5), update(Config(), {"model": {"method": method}, "method": own}))
 
 
 def make_config(folder: Path, **changes: dict[str, Any]) -> Config:

@@ -1,1 +1,17 @@
-"""VSPCN (CVPR 2025): visual and semantic prompts that collaborate inside a frozen ViT, for GZSL."""
+"""VSPCN workbench: generalized zero-shot learning with visual and semantic prompts in a frozen ViT.
+
+Start with `model.py` (VSPCN), `losses.py` and `train.py` (the protocol); every other method is a file in `methods/`.
+What a notebook needs is here, loaded when it is first used.
+"""
+
+from importlib import import_module
+
+_HOME = {"preset": "studies.presets", "load_benchmark": "data.benchmarks", "VSPCN": "model", "run": "train",
+         "load_trained": "views.trained", "gzsl_metrics": "metrics", "tau_sweep": "metrics", "ausuc": "metrics"}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"vspcn_lib has no {name}: its public names are {', '.join(_HOME)}")
+    return getattr(import_module(f"vspcn_lib.{_HOME[name]}"), name)

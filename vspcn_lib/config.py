@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 class ConfigError(ValueError):
@@ -19,20 +19,6 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise `ConfigError` unless low <= value <= high and value is finite."""
     if not low <= value <= high:  # false for NaN
         raise ConfigError(f"{name} = {value} is out of range: choose a value in [{low}, {high}]")
-
-
-def channels(name: str, text: str) -> tuple[float, ...] | None:
-    """Three numbers for red, green and blue out of "0.485,0.456,0.406", None for "". Raises `ConfigError`."""
-    if not text:
-        return None
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    low = 1e-3 if name.endswith("std") else 0.0  # pixels are divided by it
-    if len(found) != 3 or not all(low <= number <= 1 for number in found):  # false for NaN
-        raise ConfigError(f"{name} = {text!r} must be three numbers in [{low}, 1], as 0.485,0.456,0.406")
-    return found
 
 
 @dataclass(frozen=True)
@@ -60,23 +46,40 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_range("data.size", self.size, 16, 2048)
         check_range("data.images_per_class", self.images_per_class, 0, 10**9)
-        channels("data.mean", self.mean)
-        channels("data.std", self.std)
-        if self.template.count("{}") != 1:
-            raise ConfigError(f"data.template = {self.template!r} must hold {{}} once, where the phrase goes")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Settings of one method, declared beside its code; VSPCN has none here, `ModelConfig` is its own.
+
+    A subclass is known by its `name` from the moment its file is imported.
+    """
+
+    name: ClassVar[str] = "vspcn"
+    reads: ClassVar[tuple[str, ...]] = ("model", "loss", "train")
+    """what the method reads of the other groups: a whole group, or one field of it ("loss.gamma"); a record holds
+    these alone"""
+    formerly: ClassVar[dict[str, str]] = {}
+    """own fields that older records keep under another name in the group model: {"prompts": "visual_prompts"}"""
+    known: ClassVar[dict[str, type[MethodConfig]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        MethodConfig.known[cls.name] = cls
+
+
+MethodConfig.known[MethodConfig.name] = MethodConfig
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The frozen ViT and what is put into it (design symbols in brackets)."""
+    """The frozen ViT and what VSPCN puts into it (design symbols in brackets)."""
 
     backbone: str = "packaged:vit-s14"
     """the frozen ViT: packaged:vit-s14 or packaged:clip-vit-b16 (no model hub needed), a timm name (weights from the
     hub), or NAME@FILE, NAME being timm's, of .safetensors, .pth or Google's .npz"""
-    method: Literal["vspcn", "eszsl", "vpt-shallow", "vpt-deep", "sp", "finetune"] = "vspcn"
-    """vspcn, or a baseline under the same protocol; without prompts vspcn is the linear head on the frozen ViT"""
-    tuned_blocks: int = 0
-    """finetune only: the last blocks that train; as many as the ViT has, or more, means every parameter"""
+    method: str = "vspcn"
+    """vspcn, or a peer or baseline under the same protocol, whose own settings are the group `method`; without prompts
+    vspcn is the linear head on the frozen ViT"""
     visual_prompts: int = 8
     """number of visual prompts [P_v], 0 switches that side off; 8 and 8 are the first working prototype's counts"""
     semantic_prompts: int = 8
@@ -111,13 +114,7 @@ class ModelConfig:
         for name in ("visual_prompts", "semantic_prompts"):
             check_range(f"model.{name}", getattr(self, name), 0, 512)
         check_range("model.first_strong_block", self.first_strong_block, 1, 1000)
-        check_range("model.tuned_blocks", self.tuned_blocks, 0, 1000)
         check_range("model.scale", self.scale, 1e-3, 1e3)
-
-    @property
-    def cached(self) -> bool:
-        """Whether an image's features never change, so that the frozen ViT sees it once and only heads train."""
-        return self.method == "eszsl" or (self.method == "vspcn" and not self.visual_prompts + self.semantic_prompts)
 
 
 @dataclass(frozen=True)
@@ -189,99 +186,30 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
 
     def __post_init__(self) -> None:
-        if self.model.readout != "cls" and self.model.semantic_prompts and not self.loss.lambda_skd:
+        if self.model.method != self.method.name:
+            raise ConfigError(f"model.method = {self.model.method!r}, but the settings are those of "
+                              f"{self.method.name!r}: change both with `update`")
+        vspcn = self.model.method == MethodConfig.name
+        if vspcn and self.model.readout != "cls" and self.model.semantic_prompts and not self.loss.lambda_skd:
             raise ConfigError(f"model.readout = {self.model.readout!r} reads the semantic prompts' head, which "
                               "loss.lambda_skd = 0 leaves untrained: set model.readout to cls, or raise the weight")
 
-    def check_patch(self, patch: int, blocks: int) -> None:
-        """Raise `ConfigError` where the image size or the first strong block does not fit the backbone."""
+    def check_patch(self, patch: int) -> None:
+        """Raise `ConfigError` where the image size is no multiple of the backbone's `patch`, in pixels."""
         if self.data.size % patch:
             low = self.data.size // patch * patch or patch
             raise ConfigError(f"data.size = {self.data.size} is not a multiple of the patch of {patch} px: "
                               f"choose {low} or {low + patch}")
-        check_range("model.first_strong_block", self.model.first_strong_block, 1, blocks)
-
-
-_HUB = {"model": {"backbone": "vit_base_patch16_224.augreg_in1k"}, "train": {"epochs": 20}}  # the paper's ViT
-_LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0, "readout": "cls"},
-           "loss": {"lambda_ced": 0.0, "lambda_skd": 0.0, "gamma": 0.0},
-           "train": {"epochs": 30, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0, "augment": False}}
-
-# Heads first: validation H 51.6, without 40.6 (15 images a class, 3 epochs, one seed; the same again gave 53.3, so two
-# points are noise). lr 3e-3: full 54.3, VPT-deep 52.6; 1e-3: 53.3, 49.3; 1e-2: 52.8, 50.2. Batches of 16: not compared.
-_SHORT = {"head_epochs": 30, "batch_size": 16, "lr": 3e-3}
-# With eps = 1 the KL pays more than being right: the visual stream's validation H fell to 7, with these two it reached
-# 39, cls stayed (51.3, 51.6; 15 images a class, 3 epochs, one seed). Their ratio keeps L_CED's pull at about 0.3.
-_RIGHT_FIRST = {"eps": 10.0, "lambda_ced": 3.0}
-# Validation H 63.8 with both, 60.7 with cls alone (cub100-small, one seed; ahead in all of eleven other trials too),
-# birdlets 49.0 and 43.5. The presets of the paper's benchmarks keep the paper's: not measured there.
-_BOTH = {"readout": "cls+semantic"}
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "model": _BOTH, "train": {"epochs": 6}},
-    "cub100": {"data": {"benchmark": "cub100", "size": 224}, "model": _BOTH, "loss": _RIGHT_FIRST, "train": _SHORT},
-    "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}, "model": _BOTH,
-                     "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 3, "precision": "bf16"}},
-    "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, **_HUB},
-    "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, **_HUB, "loss": {"lambda_skd": 0.35}},
-    "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, **_HUB},
-}
-
-_NO_SEMANTIC = {"semantic_prompts": 0, "readout": "cls"}
-_TUNED = {"visual_prompts": 0, **_NO_SEMANTIC, "method": "finetune"}
-_NO_FUSION = {"weak": False, "strong": False, "adapter": False}
-ROWS: dict[str, dict[str, dict[str, Any]]] = {
-    # the paper's six
-    "ViT only": _LINEAR,
-    "visual prompt": {"model": _NO_SEMANTIC},
-    "semantic prompt": {"model": {"visual_prompts": 0}},
-    "both, no fusion": {"model": _NO_FUSION},
-    "full": {},
-    "full, no adapter": {"model": {"adapter": False}},
-    # one part less
-    "full, cls readout": {"model": {"readout": "cls"}},
-    "weak fusion only": {"model": {"strong": False, "adapter": False}},
-    "strong fusion only": {"model": {"weak": False}},
-    "no CED": {"loss": {"lambda_ced": 0.0}},
-    "no SKD": {"loss": {"lambda_skd": 0.0}, "model": {"readout": "cls"}},  # the semantic head has no other loss
-    "no AR": {"loss": {"gamma": 0.0}},
-    # baselines: as many prompts as VSPCN has in all; learning rates that fine-tuning of a whole ViT survives
-    "ESZSL": {**_LINEAR, "model": {**_LINEAR["model"], "method": "eszsl"}},
-    "VPT-shallow": {"model": {"method": "vpt-shallow", "visual_prompts": 16, **_NO_SEMANTIC}},
-    "VPT-deep": {"model": {"method": "vpt-deep", "visual_prompts": 16, **_NO_SEMANTIC}},
-    "SP": {"model": {"method": "sp", "visual_prompts": 0, **_NO_SEMANTIC}},
-    "fine-tune 2 blocks": {"model": {**_TUNED, "tuned_blocks": 2}, "train": {"lr": 1e-4}},
-    "fine-tune all": {"model": {**_TUNED, "tuned_blocks": 1000}, "train": {"lr": 1e-4}},
-}
-
-
-def row(base: Config, name: str, seed: int = 0) -> Config:
-    """The config of one row of the ablation table: `base` with the row's changes and the seed.
-
-    Raises `ConfigError` for an unknown row, with the nearest known one.
-    """
-    if name not in ROWS:
-        raise ConfigError(f"unknown row '{name}': did you mean '{_nearest(name, ROWS)}'? known: {', '.join(ROWS)}")
-    return update(base, {**ROWS[name], "train": {**ROWS[name].get("train", {}), "seed": seed}})
-
-
-def preset(name: str) -> Config:
-    """The named preset; `NAME-linear` is the linear head on frozen features for the same data.
-
-    Raises `ConfigError` for an unknown name, with the nearest known one.
-    """
-    base = name.removesuffix("-linear")
-    if base not in PRESETS:
-        raise ConfigError(f"unknown preset '{name}': did you mean '{_nearest(name, PRESETS)}'? known: "
-                          f"{', '.join(PRESETS)}, each also with -linear")
-    config = update(Config(), PRESETS[base])
-    return update(config, _LINEAR) if base != name else config
 
 
 def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
-    """`config` with `changes` ({"model": {"alpha_v": 0.1}}) applied; unknown keys raise `ConfigError`."""
+    """`config` with `changes` ({"model": {"alpha_v": 0.1}}) applied; another `model.method` brings its own settings.
+
+    Raises `ConfigError` for unknown groups and fields, wrong types and values out of range.
+    """
     known = [f.name for f in dataclasses.fields(Config)]
     if not isinstance(changes, dict):
         raise ConfigError(f"settings must be groups ({', '.join(known)}) of fields, not {type(changes).__name__}")
@@ -291,17 +219,41 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
             raise ConfigError(f"unknown group '{group}': known are {', '.join(known)}")
         if not isinstance(values, dict):
             raise ConfigError(f"the group '{group}' must hold fields and their values, not {type(values).__name__}")
+    name = changes.get("model", {}).get("method", config.model.method)
+    if name not in MethodConfig.known:
+        raise ConfigError(f"model.method = {name!r}: choose one of {', '.join(MethodConfig.known)}")
+    if name != config.model.method:
+        changes = {**changes, "method": changes.get("method", {})}
+    for group, values in changes.items():
         part = getattr(config, group)
-        hints = typing.get_type_hints(type(part))
+        if group == "method" and name != config.model.method:
+            part = MethodConfig.known[name]()
+        hints = {f.name: typing.get_type_hints(type(part))[f.name] for f in dataclasses.fields(part)}
         for key, value in values.items():
             if key not in hints:
-                raise ConfigError(f"unknown field '{group}.{key}': did you mean '{group}.{_nearest(key, hints)}'?")
+                near = f"did you mean '{group}.{nearest(key, hints)}'?" if hints else f"{name} has none of its own"
+                raise ConfigError(f"unknown field '{group}.{key}': {near}")
             _check_type(f"{group}.{key}", value, hints[key])
         parts[group] = replace(part, **values)
     return replace(config, **parts)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def read_config(found: Any) -> Config:
+    """The config that `as_dict` wrote, also by an earlier version; raises `ConfigError` as `update` does."""
+    model = found.get("model", {}) if isinstance(found, dict) else {}
+    method = MethodConfig.known.get(model.get("method", MethodConfig.name)) if isinstance(model, dict) else None
+    if method is None or "method" in found:
+        return update(Config(), found)
+    model = dict(model)  # written before methods had settings of their own: all of them lay in one group
+    own = {field: model[old] for field, old in method.formerly.items() if old in model}
+    model.pop("tuned_blocks", None)
+    groups = {**found, "model": model}
+    kept = {g: {k: v for k, v in values.items() if g == "data" or _is_read(method, g, k)}
+            if isinstance(values, dict) else values for g, values in groups.items()}
+    return update(Config(), {**kept, **({"method": own} if own else {})})
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
@@ -315,9 +267,24 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         raise ConfigError(f"{name} = {value!r} must be {hint.__name__}")
 
 
+def _is_read(method: type[MethodConfig], group: str, key: str) -> bool:
+    """Whether a method reads a field; the backbone and the method's name are everyone's."""
+    return {group, f"{group}.{key}"} & {*method.reads, "model.backbone", "model.method"} != set()
+
+
 def as_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """The config as nested plain values, for JSON records."""
-    return dataclasses.asdict(config)
+    """The config as nested plain values, for JSON records: what the method reads, and its own settings."""
+    groups = dataclasses.asdict(config)
+    own = groups.pop("method")
+    read = {g: {k: v for k, v in values.items() if g == "data" or _is_read(type(config.method), g, k)}
+            for g, values in groups.items()}
+    return {**read, **({"method": own} if own else {})}
+
+
+def unread(config: Config, base: Config) -> list[str]:
+    """Fields that were changed from `base` but that the method of `config` does not read, as "loss.eta1"."""
+    before, after, read = dataclasses.asdict(base), dataclasses.asdict(config), as_dict(config)
+    return [f"{g}.{k}" for g in read for k, v in after[g].items() if k not in read[g] and v != before[g][k]]
 
 
 def data_root(config: DataConfig) -> Path | None:

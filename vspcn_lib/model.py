@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vspcn_lib.config import ModelConfig
+from vspcn_lib.config import Config, ModelConfig, check_range
 from vspcn_lib.encoders.backbone import FrozenViT, TokenLayout
 from vspcn_lib.fusion import Context, SemanticAdapter, StrongPromptFusion, WeakPromptFusion
-from vspcn_lib.zeroshot import Heads, ZeroShotModel
+from vspcn_lib.zeroshot import Heads, ZeroShotModel, initial_prompts
 
 
 class VSPCN(ZeroShotModel):
@@ -48,6 +48,21 @@ class VSPCN(ZeroShotModel):
                 for _ in range(deep if config.strong else 0))
             self.adapters = nn.ModuleList(SemanticAdapter(dim, config.alpha_a) for _ in self.strong_semantic
                                           if config.adapter)
+
+    @classmethod
+    def build(cls, backbone: FrozenViT, word_vectors: Tensor, config: Config) -> VSPCN:
+        """VSPCN of a run: its settings are the group `model` itself."""
+        return cls(backbone, word_vectors, config.model)
+
+    @classmethod
+    def check(cls, config: Config, backbone: FrozenViT, attributes: int) -> None:
+        """Raise `ConfigError` where the first strong block is beyond the last block of the ViT."""
+        check_range("model.first_strong_block", config.model.first_strong_block, 1, len(backbone.blocks))
+
+    @classmethod
+    def cached(cls, config: Config) -> bool:
+        """Without prompts it is the linear head on the frozen ViT's features."""
+        return not config.model.visual_prompts + config.model.semantic_prompts
 
     def shallow(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens [B,T,D] before the first deep block, and S^0 [1,K,D]; neither depends on an alpha."""
@@ -124,8 +139,3 @@ class VSPCN(ZeroShotModel):
         if not self.layout.visual + self.layout.semantic:
             return self.by_stream(self.tokens(images))
         return self.by_stream(self.deep(*self.shallow(images)))
-
-
-def initial_prompts(count: int, dim: int) -> Tensor:
-    """[count, dim], small and random: ViT tokens are of this size at the input."""
-    return nn.init.trunc_normal_(torch.empty(count, dim), std=0.02)

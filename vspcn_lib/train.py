@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,15 +18,16 @@ from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.config import Config
+from vspcn_lib.data.images import shuffled
 from vspcn_lib.data.splits import Benchmark
-from vspcn_lib.methods.baselines import ESZSL_GRID
+from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.evaluation import describe, evaluate, guard, made_by, validate
 from vspcn_lib.runs.folder import RunError, RunFolder, together
 from vspcn_lib.runs.pieces import Objective, Pieces
-from vspcn_lib.runs.processes import sum_gradients
+from vspcn_lib.runs.processes import own_rows, sum_gradients
 from vspcn_lib.runs.workspace import FeatureBatches, Workspace
 from vspcn_lib.system.files import whole_rows
-from vspcn_lib.zeroshot import ZeroShotModel
+from vspcn_lib.zeroshot import Classes, ZeroShotModel
 
 SAVE_SECONDS = 300.0  # a kill or a power cut costs at most this much work, and never an epoch of hours
 
@@ -86,23 +87,19 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     c, bench, acc = work.config, work.bench, work.accelerator
     classes = np.unique(bench.labels[indices])
     guard(bench, indices, np.union1d(bench.unseen_classes, bench.val_classes if validation else []), phase)
-    if c.model.method == "eszsl":
+    if method(c).candidates:
         return _solve(work, indices, classes, epochs, validation)
     position = torch.full((bench.num_classes,), -1, device=acc.device)
     position[torch.as_tensor(classes, device=acc.device)] = torch.arange(len(classes), device=acc.device)
-    attributes = torch.as_tensor(bench.prototypes[classes], device=acc.device)  # seen classes only
+    known = losses_may_see(work, classes, in_selection=validation is not None)
 
     model = work.model()
     batches = work.batches(indices, augment=c.train.augment, shuffle=True, shared=True)
-    optimiser = torch.optim.Adam(model.trainable().values(), lr=c.train.lr, weight_decay=c.train.weight_decay,
-                                 fused=True)
+    optimiser = model.optimiser(c.train)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
 
-    def objective(embedded: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        embedded = {s: e.float() for s, e in embedded.items()}
-        prototypes = model.heads.prototypes(attributes)
-        return losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets],
-                            c.model.scale, c.loss)
+    def objective(features: dict[str, Tensor], embedded: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        return model.loss(features, embedded, targets, known, c)
 
     pieces = Pieces(model, acc, work.autocast, c.train.accumulate, c.train.batch_size)
     state = folder.load_state()
@@ -115,7 +112,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{folder.path}/state.pt is not of this run ({error}): delete state*.pt to start the phase "
                            "anew") from error
-    elif c.train.head_epochs and not c.model.cached:
+    elif c.train.head_epochs and model.heads_first and not model.cached(c):
         start_heads(work, model, indices, position, objective)
     if acc.is_main_process:
         folder.rewind(phase, first * len(batches) + skip, first)  # what comes again is logged once
@@ -134,18 +131,18 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
             bar = tqdm(batches.epoch(epoch, skip), f"{phase} {epoch + 1}/{epochs}", len(batches), initial=skip,
                        leave=False, disable=work.quiet or not acc.is_main_process)
             for batch, (x, labels, _) in enumerate(bar, skip):
-                # Learning rate: linear warm-up over a tenth, then a cosine down to a hundredth of the peak.
+                # The learning rate of each group of parameters, as the method's schedule has it.
                 step = epoch * len(batches) + batch
-                lr = c.train.lr * min(1.0, (step + 1) / max(1, 0.1 * total))
-                lr *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total))
                 for group in optimiser.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = model.rate(group["peak"], step, total, epoch)
 
                 # Each process gets its share of the images; heads and losses see the features of all of them. One
                 # image alone has no batch statistics.
                 if len(labels) > 1:
                     micro = pieces.micro
-                    parts = pieces.backward(x, position[labels.to(acc.device)], objective)
+                    targets = position[labels.to(acc.device)]
+                    own = targets[torch.as_tensor(own_rows(len(targets), acc), device=acc.device)]
+                    parts = pieces.backward(x, known.seen[own], targets, objective)
                     if pieces.micro < micro:
                         folder.log("events.jsonl", {"phase": phase, "step": step, "event": "out of device memory",
                                                     "images_at_once": pieces.micro})
@@ -160,6 +157,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                     optimiser.zero_grad(set_to_none=True)
                     if acc.is_main_process:
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
+                        lr = optimiser.param_groups[0]["lr"]
                         folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}")
                     stopping = stopping or (acc.num_processes == 1 and stop.is_set())  # several must agree first
@@ -174,11 +172,24 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 history.append(validate(work, model, *validation, epoch + 1))
                 if acc.is_main_process:
                     folder.log("epochs.jsonl", {"phase": phase, **history[-1]})
-                if not c.model.cached:  # the linear head's epochs pass in a blink
+                if not model.cached(c):  # the linear head's epochs pass in a blink
                     work.say(describe(history[-1]))
             save(epoch + 1, 0)
             saved = time.monotonic()
     return model, history
+
+
+def losses_may_see(work: Workspace, classes: np.ndarray, in_selection: bool) -> Classes:
+    """The attribute rows of the trained `classes`, and for a method that states so those of the unseen ones.
+
+    In selection the validation classes play unseen; the real unseen classes do not exist yet.
+    """
+    bench, device = work.bench, work.accelerator.device
+    seen = torch.as_tensor(bench.prototypes[classes], device=device)
+    if not method(work.config).uses_unseen_prototypes:
+        return Classes(seen)
+    unseen = bench.val_classes if in_selection else bench.unseen_classes
+    return Classes(seen, torch.as_tensor(bench.prototypes[unseen], device=device))
 
 
 def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray, position: Tensor,
@@ -198,29 +209,30 @@ def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray, posi
     model.train()
     # As the linear head on frozen features: batches of 64, no weight decay.
     optimiser = torch.optim.Adam(model.heads.parameters(), lr=c.train.head_lr)
-    batches = FeatureBatches(torch.cat(found), work.bench.labels, indices, 64, c.train.seed, True, device)
+    batches = FeatureBatches(torch.cat(found), work.bench.labels, indices, 64, c.train.seed,
+                             partial(shuffled, len(indices), 64), device)
     for epoch in range(c.train.head_epochs):
         for x, labels, _ in batches.epoch(epoch):
             if len(x) > 1:  # one image alone has no batch statistics
                 optimiser.zero_grad(set_to_none=True)
-                embedded = model.heads(dict(zip(features, x.unbind(1), strict=True)))
-                objective(embedded, position[labels])["total"].backward()
+                streams = dict(zip(features, x.unbind(1), strict=True))
+                objective(streams, model.embed(streams), position[labels])["total"].backward()
                 optimiser.step()
     optimiser.zero_grad(set_to_none=True)
 
 
 def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: int,
            validation: tuple[np.ndarray, np.ndarray] | None) -> tuple[ZeroShotModel, list[dict[str, float]]]:
-    """`fit` for the closed form: an 'epoch' is one pair of ESZSL_GRID, and the last of `epochs` is kept."""
+    """`fit` for a closed form: an 'epoch' is one of the method's candidates, and the last of `epochs` is kept."""
     bench, device, model, history = work.bench, work.accelerator.device, work.model(), []
     features = work.features(indices).to(device)
     targets = torch.as_tensor(np.searchsorted(classes, bench.labels[indices]), device=device)
     attributes = torch.as_tensor(bench.prototypes[classes], device=device)
-    pairs = list(enumerate(ESZSL_GRID, 1))
-    for epoch, (gamma, lam) in pairs if validation else pairs[epochs - 1:epochs]:
-        model.solve(features, targets, attributes, gamma, lam)
+    every = list(enumerate(model.candidates, 1))
+    for epoch, candidate in every if validation else every[epochs - 1:epochs]:
+        chosen = model.solve(features, targets, attributes, candidate)
         if validation:
-            history.append({**validate(work, model, *validation, epoch), "gamma": gamma, "lambda": lam})
+            history.append({**validate(work, model, *validation, epoch), **chosen})
     return model.eval(), history
 
 

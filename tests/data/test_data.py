@@ -18,7 +18,7 @@ from scipy.io import loadmat
 from vspcn_lib.data import benchmarks, images
 from vspcn_lib.data.benchmarks import find_root, load_benchmark, read_proposed_split
 from vspcn_lib.data.birdlets import build_birdlets
-from vspcn_lib.data.images import Batches, ImageError, Normalise, decode, image_cache
+from vspcn_lib.data.images import Batches, ImageError, Normalise, decode, image_cache, shuffled
 from vspcn_lib.data.splits import BenchmarkError
 from vspcn_lib.system import digests
 
@@ -263,7 +263,8 @@ def test_batches_normalise_exactly_and_augment_repeatably():
     x = torch.cat([b[0] for b in plain.epoch(0)]).double().numpy()
     expected = (pixels / 255 - np.reshape(n.mean, (3, 1, 1))) / np.reshape(n.std, (3, 1, 1))
     np.testing.assert_allclose(x, expected, atol=1e-5)
-    mixed = Batches(pixels, labels, labels, 3, normalise=n, device="cpu", augment=True, shuffle=True, seed=4)
+    mixed = Batches(pixels, labels, labels, 3, normalise=n, device="cpu", augment=True, seed=4,
+                    order=lambda rng: shuffled(len(labels), 3, rng))
     whole, tail = list(mixed.epoch(2)), list(mixed.epoch(2, start=1))
     assert len(whole) == len(mixed) == 3 and sorted(np.concatenate([b[2] for b in whole])) == list(range(7))
     for a, b in zip(whole[1:], tail, strict=True):

@@ -73,7 +73,7 @@ def _random(name: str, size: int, small: dict) -> FrozenViT:
 @pytest.mark.parametrize(("name", "size", "small", "prefix", "patch"), WORKS)
 def test_without_prompts_every_vit_is_timms_to_the_bit_and_with_prompts_it_trains(name, size, small, prefix, patch):
     frozen = _random(name, size, small)
-    assert inspect(name)[0] == patch == frozen.patch and frozen.prefix == prefix
+    assert inspect(name) == patch == frozen.patch and frozen.prefix == prefix
     assert frozen.patches == (size // patch) ** 2 and not frozen.training
     images = torch.randn(2, 3, size, size)
     plain = VSPCN(frozen, torch.randn(5, 6), ModelConfig(visual_prompts=0, semantic_prompts=0, first_strong_block=1))
@@ -141,10 +141,10 @@ def test_a_vit_without_cls_token_is_refused_however_it_is_made():
 
 def test_sizes_and_blocks_that_do_not_fit_are_said_before_the_weights_are_read(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"")
-    patch, blocks = inspect(f"vit_tiny_r_s16_p8_224@{tmp_path / 'w.pth'}")
-    assert (patch, blocks) == (32, 12)
+    patch = inspect(f"vit_tiny_r_s16_p8_224@{tmp_path / 'w.pth'}")
+    assert patch == 32
     with pytest.raises(ConfigError, match="not a multiple of the patch of 32 px: choose 64 or 96"):
-        update(Config(), {"data": {"size": 72}}).check_patch(patch, blocks)
+        update(Config(), {"data": {"size": 72}}).check_patch(patch)
     for name, words in (("vit_smal_patch14", "timm has no model 'vit_smal_patch14'"),
                         ("vit_tiny_patch16_224.nobody", "timm cannot build"),
                         ("packaged:vit-b", "packaged are packaged:vit-s14, packaged:clip-vit-b16"),
@@ -187,7 +187,7 @@ def _published(name: str, vit: torch.nn.Module, folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "flexivit_small",
                                   "vit_small_patch14_reg4_dinov2", "vit_base_patch16_clip_224", "vit_tiny_patch16_224"])
 def test_files_load_as_their_authors_publish_them(name, tmp_path, monkeypatch):
-    patch = inspect(name)[0]
+    patch = inspect(name)
     build = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda n, **kw: build(n, **{**kw, **TINY}))
     torch.manual_seed(0)
@@ -292,5 +292,5 @@ def test_pixels_are_scaled_as_the_weights_own_record_says_or_as_set(tmp_path):
 @pytest.mark.parametrize(("field", "text"), [("mean", "0.5"), ("mean", "a,b,c"), ("std", "0,0.2,0.2"),
                                              ("mean", "nan,0,0"), ("std", "0.2,0.2,2")])
 def test_a_pixel_scale_that_is_none_is_refused(field, text):
-    with pytest.raises(ConfigError, match=f"data.{field} = '{text}' must be three numbers"):
-        update(Config(), {"data": {field: text}})
+    with pytest.raises(BackboneError, match=f"data.{field} = '{text}' must be three numbers"):
+        load_backbone("vit_tiny_patch16_224", 64, **{field: text})  # before anything is asked of the hub

@@ -160,6 +160,9 @@ def test_a_sentence_puts_the_value_before_its_part():
     assert sentence_of("longleg", {}, "{}") == "long leg"
     assert sentence_of("longleg", {"longleg": "Long, thin legs"}, "<{}>") == "<Long, thin legs>"
     assert words_of("longleg", {"longleg": "Long, thin legs"}) == ["long", "thin", "legs"]
+    for template in ("no place", "{} and {}"):
+        with pytest.raises(SemanticsError, match=r"must hold \{\} once"):
+            attribute_vectors(["longleg"], template=template)
 
 
 def test_a_missing_package_of_sentence_embeddings_is_named(monkeypatch):

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vspcn_lib import metrics
-from vspcn_lib.config import Config, ConfigError, as_dict, preset, update
+from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.data.folders import read_folder
 from vspcn_lib.panels import controls
 from vspcn_lib.panels import features as panels_features
@@ -36,6 +36,7 @@ from vspcn_lib.panels.trained import NAMED, AlphaProbe, Attention, Look, alpha_p
 from vspcn_lib.panels.training import TrainingPanel, epoch_steps
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies.presets import preset
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.curves import draw_curves, read_curves
 from vspcn_lib.views.embeddings import class_separation

@@ -26,21 +26,21 @@ def _noise(work: Workspace, indices: np.ndarray) -> Workspace:
     """The images at `indices` replaced by noise."""
     pixels = np.array(work.pixels)
     pixels[indices] = np.random.default_rng(7).integers(0, 256, pixels[indices].shape, dtype=np.uint8)
-    return replace(work, pixels=pixels, known=[])
+    return replace(work, pixels=pixels, known={})
 
 
 def _labels(work: Workspace, indices: np.ndarray) -> Workspace:
     """The labels at `indices` shuffled among themselves."""
     labels = work.bench.labels.copy()
     labels[indices] = np.random.default_rng(8).permutation(labels[indices])
-    return replace(work, bench=replace(work.bench, labels=labels), known=[])
+    return replace(work, bench=replace(work.bench, labels=labels), known={})
 
 
 def _prototypes(work: Workspace, classes: np.ndarray) -> Workspace:
     """The attribute rows of `classes` replaced."""
     rows = work.bench.prototypes.copy()
     rows[classes] = np.random.default_rng(9).uniform(0.1, 1, rows[classes].shape)
-    return replace(work, bench=replace(work.bench, prototypes=rows), known=[])
+    return replace(work, bench=replace(work.bench, prototypes=rows), known={})
 
 
 CHANGES = {
@@ -142,7 +142,7 @@ def canary(tmp_path_factory) -> Workspace:
                     trainval=np.flatnonzero((labels < 8) & (place < 18)), val_classes=np.array([6, 7]),
                     test_seen=np.flatnonzero((labels < 8) & (place >= 18)), test_unseen=np.flatnonzero(labels >= 8))
     pixels = rng.integers(110, 146, (len(labels), 3, 32, 32), dtype=np.uint8)
-    return replace(work, bench=bench.check(), pixels=pixels, known=[])
+    return replace(work, bench=bench.check(), pixels=pixels, known={})
 
 
 def _scores(work: Workspace, out) -> dict[str, float]:
@@ -152,7 +152,7 @@ def _scores(work: Workspace, out) -> dict[str, float]:
 def test_a_canary_on_unseen_images_scores_no_better(canary, tmp_path):
     """Unseen images that carry their label as a mark: chance, as without; a run that trains on them reads it."""
     bench = canary.bench
-    marked = replace(canary, pixels=_marked(canary.pixels, bench.labels, bench.test_unseen), known=[])
+    marked = replace(canary, pixels=_marked(canary.pixels, bench.labels, bench.test_unseen), known={})
     seeds, plain, carried = range(3), [], []
     for seed in seeds:
         for found, work in ((plain, canary), (carried, marked)):
@@ -177,7 +177,7 @@ def test_a_canary_on_unseen_images_scores_no_better(canary, tmp_path):
 def test_shuffled_labels_learn_nothing(canary, tmp_path):
     """Marks on every image: with true labels the seen are learned, with shuffled training labels chance is left."""
     bench = canary.bench
-    all_marked = replace(canary, pixels=_marked(canary.pixels, bench.labels, np.arange(len(bench.labels))), known=[])
+    all_marked = replace(canary, pixels=_marked(canary.pixels, bench.labels, np.arange(len(bench.labels))), known={})
     def seen_alone(work: Workspace, name: str) -> float:
         folder = RunFolder.create(tmp_path / name, canary.config, False)
         model, _ = fit(work, folder, "final", bench.trainval, 16)
@@ -187,5 +187,5 @@ def test_shuffled_labels_learn_nothing(canary, tmp_path):
     for seed in range(4):
         labels = bench.labels.copy()
         labels[bench.trainval] = np.random.default_rng(seed).permutation(labels[bench.trainval])
-        shuffled.append(seen_alone(replace(all_marked, bench=replace(bench, labels=labels), known=[]), str(seed)))
+        shuffled.append(seen_alone(replace(all_marked, bench=replace(bench, labels=labels), known={}), str(seed)))
     assert seen_alone(all_marked, "control") > 80 and np.mean(shuffled) < 30

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from vspcn_lib import train
 from vspcn_lib.config import Config, ConfigError, update
+from vspcn_lib.encoders.weights import BackboneError
+from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import Interrupted, run
@@ -112,9 +114,9 @@ def test_another_backbone_cannot_resume(finished, tiny_vit):
 
 @pytest.mark.real_cache
 def test_a_mistyped_first_attempt_leaves_the_folder_free(tiny_folder, tiny_vit, tmp_path):
-    wrong = _config(tiny_folder, model={"method": "vpt-deep", "visual_prompts": 0, "semantic_prompts": 0})
-    with pytest.raises(ConfigError, match="visual_prompts"):
-        run(wrong, tmp_path / "run", work=Workspace.open(wrong, tiny_vit))
+    wrong = _config(tiny_folder, model={"backbone": "vit_tiny_patch61_224"})
+    with pytest.raises(BackboneError, match="timm has no model"):
+        run(wrong, tmp_path / "run")
     misfit = _config(tiny_folder)
     with pytest.raises(ConfigError, match="not a multiple of the patch of 14 px"):  # the packaged ViT's
         run(misfit, tmp_path / "run")
@@ -132,7 +134,7 @@ def test_images_are_shuffled_whether_or_not_they_are_augmented(tiny_folder, tiny
     def watch(work, *args, **more):
         batches = real(work, *args, **more)
         if more.get("shuffle"):
-            key = work.config.train.augment, work.config.model.cached
+            key = work.config.train.augment, method(work.config).cached(work.config)
             orders[key] = [np.concatenate([i for _, _, i in batches.epoch(e)]) for e in range(2)]
             raise StopIteration
         return batches

@@ -12,14 +12,16 @@ import pytest
 from PIL import Image
 
 from vspcn_lib.commands.cli import main
-from vspcn_lib.config import ROWS, Config, ConfigError, as_dict, preset, row, update
+from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies import code, runner
 from vspcn_lib.studies import sweep as sweep_module
 from vspcn_lib.studies.ablation import ablate
 from vspcn_lib.studies.code import code_version
+from vspcn_lib.studies.presets import preset
 from vspcn_lib.studies.records import method, summary
+from vspcn_lib.studies.rows import ROWS, row
 from vspcn_lib.studies.runner import Job, execute, finished
 from vspcn_lib.studies.sweep import parse_axis, sweep
 from vspcn_lib.studies.tables import ablation_table, paired_bootstrap

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from vspcn_lib import losses
 from vspcn_lib.bench.plain import PlainVSPCN
-from vspcn_lib.config import Config
+from vspcn_lib.config import Config, update
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
-from vspcn_lib.methods.baselines import build
+from vspcn_lib.methods.registry import method
 from vspcn_lib.system.memory import keep_freed_memory, peak_mib
+from vspcn_lib.zeroshot import Classes
 
 ATTRIBUTES = {"birdlets": 82, "sun": 102, "awa2": 85}  # CUB and cub100: 312
 FLOOR = "ViT"
-OTHERS = {"VSPCN": {}, "VSPCN, no fusion": {"weak": False, "strong": False, "adapter": False},
-          "VSPCN, fusion plain": {}, "VPT-deep": {"method": "vpt-deep"}}
+OTHERS = {"VSPCN": {}, "VSPCN, no fusion": {"model": {"weak": False, "strong": False, "adapter": False}},
+          "VSPCN, fusion plain": {}, "VPT-deep": {"model": {"method": "vpt-deep"}}}
 NAMES = (FLOOR, *OTHERS)
 
 
@@ -68,21 +67,19 @@ def workload(name: str, config: Config, vit: FrozenViT, attributes: int, classes
 
     changes = dict(OTHERS[name])
     if name == "VPT-deep":
-        changes["visual_prompts"] = config.model.visual_prompts + config.model.semantic_prompts
-    settings, words = replace(config.model, **changes), torch.randn(attributes, 50, generator=generator)
-    model: nn.Module = (PlainVSPCN(vit, words, settings) if "plain" in name else build(vit, words, settings)).to(device)
-    optimiser = torch.optim.Adam(model.trainable().values(), lr=config.train.lr, fused=True)
+        changes["method"] = {"prompts": config.model.visual_prompts + config.model.semantic_prompts}
+    settings, words = update(config, changes), torch.randn(attributes, 50, generator=generator)
+    model = (PlainVSPCN if "plain" in name else method(settings)).build(vit, words, settings).to(device)
+    optimiser = model.optimiser(settings.train)
     targets = torch.randint(classes, (len(images),), generator=generator).to(device)
-    rows = torch.rand(classes, attributes, generator=generator).to(device)
+    known = Classes(torch.rand(classes, attributes, generator=generator).to(device))
 
     def train() -> None:
         model.train()
         with cast():
-            embedded = model(images).embedded
-        embedded = {s: e.float() for s, e in embedded.items()}
-        prototypes = model.heads.prototypes(rows)
-        losses.total(model.heads.scores(embedded, prototypes), embedded, targets, prototypes[targets],
-                     config.model.scale, config.loss)["total"].backward()
+            features = model.training_features(images, known.seen[targets])
+            embedded = model.embed(features)
+        model.loss(features, embedded, targets, known, settings)["total"].backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
@@ -91,7 +88,7 @@ def workload(name: str, config: Config, vit: FrozenViT, attributes: int, classes
         with torch.no_grad():
             with cast():
                 embedded = model(images).embedded
-            return model.scores(embedded, model.heads.prototypes(rows))
+            return model.scores(embedded, model.prototypes(known.seen))
 
     return Workload(train, infer)
 

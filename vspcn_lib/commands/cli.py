@@ -5,25 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from vspcn_lib.commands.options import (
-    Ablate,
-    Bench,
-    Data,
-    Demo,
-    Evaluate,
-    Exhibit,
-    Figures,
-    Predict,
-    Record,
-    Resume,
-    Sweep,
-    Train,
-)
-from vspcn_lib.config import Config, as_dict, preset
+if TYPE_CHECKING:
+    from vspcn_lib.commands import options
+    from vspcn_lib.config import Config
 
 HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help lists the options)
 
@@ -44,27 +30,40 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
 """
 
 
-def _named_preset(args: list[str], default: str) -> str:
-    """The preset asked for, read first: it decides the defaults that the other options change."""
+def _named(args: list[str], option: str, default: str) -> str:
+    """The value of an option that is read first, since it decides the defaults that the others change."""
     for i, arg in enumerate(args):
-        if arg == "--preset" and i + 1 < len(args):
+        if arg == option and i + 1 < len(args):
             return args[i + 1]
-        if arg.startswith("--preset="):
+        if arg.startswith(f"{option}="):
             return arg.split("=", 1)[1]
     return default
 
 
-def _parse(command: type, args: list[str]):
-    name = command.__name__.lower()
-    prog = f"python -m vspcn_lib {name}"
-    if command in (Train, Bench, Ablate, Sweep):
-        chosen = _named_preset(args, command.preset)
-        base = {"axes": tyro.MISSING} if command is Sweep else {}
-        return tyro.cli(command, args=args, prog=prog, default=command(**base, config=preset(chosen), preset=chosen))
-    return tyro.cli(command, args=args, prog=prog)
+def _parse(command: str, args: list[str]) -> Any:
+    """The options of a command; an option that the chosen method does not read is named."""
+    import tyro
+
+    from vspcn_lib.commands import options
+    from vspcn_lib.config import unread, update
+    from vspcn_lib.studies.presets import preset
+
+    form = getattr(options, command.capitalize())
+    prog = f"python -m vspcn_lib {command}"
+    if not hasattr(form, "preset"):
+        return tyro.cli(form, args=args, prog=prog)
+    chosen = _named(args, "--preset", form.preset)
+    base = preset(chosen)
+    base = update(base, {"model": {"method": _named(args, "--model.method", base.model.method)}})
+    given = {"axes": tyro.MISSING} if command == "sweep" else {}
+    found = tyro.cli(form, args=args, prog=prog, default=form(**given, config=base, preset=chosen))
+    for field in unread(found.config, base):
+        print(f"--{field.replace('_', '-')} has no effect: {found.config.model.method} does not read it",
+              file=sys.stderr)
+    return found
 
 
-def _train(a: Train) -> None:
+def _train(a: options.Train) -> None:
     from vspcn_lib.train import run
 
     result = run(a.config, a.out, a.resume)
@@ -75,12 +74,13 @@ def _train(a: Train) -> None:
 
 def _table(config: Config, result: dict[str, Any]) -> str:
     from vspcn_lib.commands.demo import table
+    from vspcn_lib.config import as_dict
     from vspcn_lib.studies.records import method
 
     return table({f"{result['benchmark']}: {method({'config': as_dict(config)})}": result})
 
 
-def _evaluate(a: Evaluate) -> None:
+def _evaluate(a: options.Evaluate) -> None:
     from vspcn_lib.runs.evaluation import test_metrics
     from vspcn_lib.runs.folder import RunFolder
 
@@ -89,13 +89,13 @@ def _evaluate(a: Evaluate) -> None:
     print(json.dumps(test_metrics(saved["scores"], saved["labels"], saved["unseen"], tau), indent=1))
 
 
-def _predict(a: Predict) -> None:
+def _predict(a: options.Predict) -> None:
     from vspcn_lib.commands.predict import predict
 
     print(predict(a.run, a.images, a.top))
 
 
-def _data(a: Data) -> int:
+def _data(a: options.Data) -> int:
     from vspcn_lib.data import archives
 
     if a.action == "fetch":
@@ -106,7 +106,7 @@ def _data(a: Data) -> int:
     return 0 if ready else 2
 
 
-def _resume(a: Resume) -> None:
+def _resume(a: options.Resume) -> None:
     from vspcn_lib.runs.folder import RunFolder
     from vspcn_lib.train import run
 
@@ -114,21 +114,21 @@ def _resume(a: Resume) -> None:
     print("\n" + _table(config, run(config, a.run, resume=True)))
 
 
-def _ablate(a: Ablate) -> int:
+def _ablate(a: options.Ablate) -> int:
     from vspcn_lib.studies.ablation import ablate
 
     records = a.records or Path("outputs/ablate") / f"{a.preset}{'-fast' * a.fast}"
     return len(ablate(a.config, a.rows, a.seeds, a.out, records, a.fast, a.any_code, a.processes)) > 0
 
 
-def _sweep(a: Sweep) -> None:
+def _sweep(a: options.Sweep) -> None:
     from vspcn_lib.studies.sweep import sweep
 
     table = sweep(a.config, list(a.axes), a.study, a.storage, a.out, a.records, a.trials)
     print("\n" + table.head(20).to_string(index=False, float_format="{:.3f}".format))
 
 
-def _bench(a: Bench) -> None:
+def _bench(a: options.Bench) -> None:
     from vspcn_lib.bench.bench import bench
     from vspcn_lib.bench.report import draw, report
 
@@ -136,25 +136,25 @@ def _bench(a: Bench) -> None:
     print(report(record), draw(record, a.out.with_suffix(".png")), sep="\n")
 
 
-def _demo(a: Demo) -> None:
+def _demo(a: options.Demo) -> None:
     from vspcn_lib.commands.demo import demo
 
     demo(a.out, a.seed)
 
 
-def _record(a: Record) -> None:
+def _record(a: options.Record) -> None:
     from vspcn_lib.studies.records import write_record
 
     print(write_record(a.run, a.file))
 
 
-def _exhibit(a: Exhibit) -> None:
+def _exhibit(a: options.Exhibit) -> None:
     from vspcn_lib.views.exhibits import write_exhibit
 
     print(write_exhibit({"ViT only": a.linear, "VSPCN": a.run}, a.file))
 
 
-def _figures(a: Figures) -> None:
+def _figures(a: options.Figures) -> None:
     from vspcn_lib.studies.records import markdown, read_records, summary
     from vspcn_lib.views.figures import draw_figures
 
@@ -167,10 +167,9 @@ def _figures(a: Figures) -> None:
 
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
-COMMANDS = {"demo": (Demo, _demo), "train": (Train, _train), "evaluate": (Evaluate, _evaluate),
-            "predict": (Predict, _predict), "data": (Data, _data), "bench": (Bench, _bench),
-            "resume": (Resume, _resume), "ablate": (Ablate, _ablate), "sweep": (Sweep, _sweep),
-            "record": (Record, _record), "exhibit": (Exhibit, _exhibit), "figures": (Figures, _figures)}
+COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _predict, "data": _data, "bench": _bench,
+            "resume": _resume, "ablate": _ablate, "sweep": _sweep, "record": _record, "exhibit": _exhibit,
+            "figures": _figures}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,9 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         print(f"unknown command '{args[0]}': choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    command, act = COMMANDS[args[0]]
     try:
-        return act(_parse(command, args[1:])) or 0
+        return COMMANDS[args[0]](_parse(args[0], args[1:])) or 0
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return 130

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vspcn_lib import metrics
-from vspcn_lib.config import preset
 from vspcn_lib.data.benchmarks import birdlets_folder
 from vspcn_lib.data.birdlets import contact_sheet
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.studies.presets import preset
 from vspcn_lib.train import run
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.trained import load_trained, unseen_attention

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vspcn_lib.config import ROWS, Config
+from vspcn_lib.config import Config
+from vspcn_lib.studies.rows import ROWS
 
 RunArgument = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 FileArgument = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]

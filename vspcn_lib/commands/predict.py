@@ -27,7 +27,7 @@ def predict(run: Path, images: Sequence[Path], top: int = 3) -> str:
     work, model = load_trained(folder)
     bench, tau = work.bench, float(folder.scores()["tau"])
     x = work.backbone.normalise(torch.from_numpy(pixels).to(work.accelerator.device) / 255)
-    prototypes = model.heads.prototypes(torch.as_tensor(bench.prototypes, device=x.device))
+    prototypes = model.prototypes(torch.as_tensor(bench.prototypes, device=x.device))
     found = model(x).embedded
     embedded, scores = model.read(found), model.scores(found, prototypes).cpu().numpy() + tau * bench.unseen_mask
     semantic = work.config.model.embedding == "visual-to-semantic"

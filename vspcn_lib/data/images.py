@@ -155,9 +155,24 @@ def _build(paths: Sequence[Path], size: int, target: Path, progress: bool) -> No
         partial.unlink(missing_ok=True)
 
 
+Order = Callable[[np.random.Generator], list[np.ndarray]]
+
+
+def shuffled(n: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows 0..n-1 in random order, `size` a batch, the last batch with what is left."""
+    rows = rng.permutation(n)
+    return [rows[i:i + size] for i in range(0, n, size)]
+
+
+def epoch_rows(order: Order | None, n: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The rows 0..n-1 of each batch of an epoch: by `order`, drawn by (seed, epoch), or one after the other."""
+    if order is not None:
+        return order(np.random.default_rng([seed, epoch]))
+    return [np.arange(i, min(n, i + size)) for i in range(0, n, size)]
+
+
 class Batches:
-    """Batches of cached images, normalised; with `shuffle` in another order each epoch, with `augment` cropped,
-    flipped and jittered.
+    """Batches of cached images, normalised; in the `order` of each epoch, with `augment` cropped, flipped and jittered.
 
     Everything random is fixed by (seed, epoch, batch), so an interrupted epoch continues exactly.
     """
@@ -165,24 +180,23 @@ class Batches:
     scale, jitter = (0.6, 1.0), 0.2  # share of the area that a crop keeps; how far colours move
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int, *,
-                 normalise: Normalise, device: torch.device | str, augment: bool = False, shuffle: bool = False,
-                 seed: int = 0, own: Callable[[int], np.ndarray] | None = None) -> None:
+                 normalise: Normalise, device: torch.device | str, augment: bool = False,
+                 order: Order | None = None, seed: int = 0, own: Callable[[int], np.ndarray] | None = None) -> None:
         self.pixels, self.labels, self.indices, self.batch_size = pixels, labels, indices, batch_size
         self.size, self.normalise, self.device = pixels.shape[-1], normalise, torch.device(device)
-        self.augment, self.shuffle, self.seed, self.own = augment, shuffle, seed, own or np.arange
+        self.augment, self.order, self.seed, self.own = augment, order, seed, own or np.arange
+        self._length = len(epoch_rows(order, len(indices), batch_size, seed, 0))
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return self._length
 
     def epoch(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         """Images [B,3,size,size], labels [B], indices [B] of epoch `e`, from batch `start` on.
 
         Of the images only the rows `own(B)`, where several processes share a batch.
         """
-        order = self.indices
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, e]).permutation(order)
-        parts = [order[b * self.batch_size:(b + 1) * self.batch_size] for b in range(start, len(self))]
+        rows = epoch_rows(self.order, len(self.indices), self.batch_size, self.seed, e)
+        parts = [self.indices[chosen] for chosen in rows[start:]]
         for b, (chosen, raw) in enumerate(zip(parts, self._ahead(parts), strict=True), start):
             images = raw.to(self.device, non_blocking=True).float() / 255
             if self.augment:

@@ -69,8 +69,8 @@ def patch_of(vit: VisionTransformer) -> int:
     return vit.patch_embed.feat_ratio()
 
 
-def inspect(name: str) -> tuple[int, int]:
-    """(patch in pixels, number of blocks) of a setting of `model.backbone`, at once: no weight is read.
+def inspect(name: str) -> int:
+    """The patch in pixels that a setting of `model.backbone` has, at once: no weight is read.
 
     Raises `BackboneError` for a model that timm lacks, that is refused, or whose file is not there.
     """
@@ -83,7 +83,7 @@ def inspect(name: str) -> tuple[int, int]:
         if at and not Path(file).expanduser().is_file():
             raise BackboneError(f"--model.backbone {name}: there is no file {Path(file).expanduser()}")
         vit = outline(architecture)
-    return patch_of(vit), len(vit.blocks)
+    return patch_of(vit)
 
 
 def read_file(architecture: str, path: Path, size: int) -> VisionTransformer:
@@ -116,6 +116,20 @@ def read_file(architecture: str, path: Path, size: int) -> VisionTransformer:
     if bad:
         raise BackboneError(f"{path}: '{bad[0]}' holds NaN or infinite values: get the file again")
     return vit
+
+
+def channels(name: str, text: str) -> tuple[float, ...] | None:
+    """Three numbers for red, green and blue out of "0.485,0.456,0.406", None for "". Raises `BackboneError`."""
+    if not text:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    low = 1e-3 if name.endswith("std") else 0.0  # pixels are divided by it
+    if len(found) != 3 or not all(low <= number <= 1 for number in found):  # false for NaN
+        raise BackboneError(f"{name} = {text!r} must be three numbers in [{low}, 1], as 0.485,0.456,0.406")
+    return found
 
 
 def pixel_record(architecture: str, path: Path | None = None) -> tuple[Normalise, str, str]:

@@ -11,9 +11,8 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vspcn_lib.config import channels
 from vspcn_lib.data.images import Normalise, cache_dir
-from vspcn_lib.encoders.architectures import check_plain, inspect, patch_of, pixel_record, read_file
+from vspcn_lib.encoders.architectures import channels, check_plain, inspect, patch_of, pixel_record, read_file
 from vspcn_lib.encoders.weights import PACKAGED, BackboneError, packaged, sha256_file
 
 
@@ -136,7 +135,7 @@ def load_backbone(name: str, size: int, cache: Path | None = None, mean: str = "
     do, for a model that is refused before anything is read.
     """
     inspect(name)
-    path, note = None, ""
+    set_mean, set_std, path, note = channels("data.mean", mean), channels("data.std", std), None, ""
     if name in PACKAGED:
         row = PACKAGED[name]
         architecture, note = row.architecture, row.note
@@ -151,7 +150,7 @@ def load_backbone(name: str, size: int, cache: Path | None = None, mean: str = "
         vit, source = _from_hub(name, size), {"tag": name, "source": "model hub"}
     scale, whose, warning = pixel_record(architecture, None if name in PACKAGED else path)
     if mean or std:
-        scale = Normalise(channels("data.mean", mean) or scale.mean, channels("data.std", std) or scale.std)
+        scale = Normalise(set_mean or scale.mean, set_std or scale.std)
         whose, warning = f"set by hand, else {whose}" if not (mean and std) else "set by hand", ""
     source |= {"sha256": sha256_file(path) if path else _state_digest(vit),
                "pixels": f"mean {_words(scale.mean)}, std {_words(scale.std)} ({whose})"}

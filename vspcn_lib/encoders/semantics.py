@@ -13,7 +13,7 @@ import numpy as np
 from gensim.models import KeyedVectors
 
 from vspcn_lib.encoders.phrases import SemanticsError, bracketed, sentence_of, words_of
-from vspcn_lib.encoders.sentences import MINILM, check_folder, sentence_vectors
+from vspcn_lib.encoders.sentences import MINILM, check_folder, check_template, sentence_vectors
 from vspcn_lib.encoders.words import WORDS, load_vectors
 
 SOURCES = (*WORDS, MINILM)
@@ -52,6 +52,7 @@ def attribute_vectors(names: Sequence[str], source: str = "glove-50", phrases: M
     """
     phrases, notes, path = phrases or {}, [], Path(source).expanduser()
     check_source(source)
+    check_template(template)
     words = [words_of(name, phrases) for name in names]
     if path.suffix == ".npy" and source not in SOURCES:
         found, label = _rows(path, len(names)), path.name

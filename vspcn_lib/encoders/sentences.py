@@ -34,6 +34,12 @@ def check_folder(folder: Path) -> str:
                          "tower a config.json with model_type clip or clip_text_model")
 
 
+def check_template(template: str) -> None:
+    """Raise `SemanticsError` unless `template` holds {} once, where the phrase goes."""
+    if template.count("{}") != 1:
+        raise SemanticsError(f"data.template = {template!r} must hold {{}} once, where the phrase goes")
+
+
 def sentence_vectors(sentences: Sequence[str], source: str = MINILM) -> tuple[np.ndarray, str]:
     """Embeddings of K sentences, float32 [K,G] of unit length, and what made them.
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import ipywidgets as widgets
 import pandas as pd
 
-from vspcn_lib.config import Config, preset
+from vspcn_lib.config import Config
 from vspcn_lib.panels.controls import WRONG, heard, project_outputs, show, spoken
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies.presets import preset
 from vspcn_lib.train import Interrupted, run, selection_split, thin
 from vspcn_lib.views import plots
 from vspcn_lib.views.curves import draw_curves, read_curves

@@ -39,8 +39,8 @@ def guard(bench: Benchmark, indices: np.ndarray, forbidden: np.ndarray, stage: s
 
 
 def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
-    """Unit embeddings by stream, of images [B,3,H,W] or of cls features [B,D] computed once."""
-    return model(x).embedded if x.dim() == 4 else model.heads({"cls": x})
+    """Embeddings by stream, of images [B,3,H,W] or of what a cached method kept of them, [B,...]."""
+    return model.embed(model.features(x) if x.dim() == 4 else model.unfrozen(x))
 
 
 @torch.inference_mode()
@@ -52,7 +52,7 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
     model.eval()
     acc = work.accelerator
     rows = torch.as_tensor(work.bench.prototypes[classes], device=acc.device)
-    prototypes = model.heads.prototypes(rows)
+    prototypes = model.prototypes(rows)
     mine = share(indices, acc)
     batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
     for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False,
@@ -101,8 +101,7 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
                            class_names=np.array(bench.class_names, dtype=str))
     return {
         **test_metrics(scores, labels, unseen, selected["tau"]),
-        "validation": selected, "score_space": ("bilinear x^T V s" if work.config.model.method == "eszsl" else
-                                               f"{'+'.join(model.reads)} cosine x {work.config.model.scale:g}"),
+        "validation": selected, "score_space": model.score_space,
         "parameters": {"trainable": sum(p.numel() for p in model.trainable().values()),
                        "total": sum(p.numel() for p in model.parameters())},
         "images": {"test_seen": len(bench.test_seen), "test_unseen": len(bench.test_unseen)},

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.config import Config, ConfigError, as_dict, read_config
 from vspcn_lib.runs.compare import changed_fields, changed_inputs
 from vspcn_lib.system.files import Busy, Damaged, checked, exclusive, sync_folder, unchecked, whole_rows
 
@@ -126,7 +126,7 @@ class RunFolder:
         if found is None:
             raise RunError(f"{self.path} is no run folder: config.json is missing")
         try:
-            return update(Config(), found)
+            return read_config(found)
         except ConfigError as error:
             raise RunError(f"{self.path / 'config.json'} is not a config of this version: {error}") from error
 
@@ -199,7 +199,7 @@ class RunFolder:
                 meta = opened.metadata() or {}
                 state = {n: opened.get_tensor(n) for n in opened.keys()}
             trained_on, began = (dict(json.loads(meta.get(k, "null")) or {}) for k in ("backbone", "inputs"))
-            trained_with = update(Config(), json.loads(meta.get("config", "{}")))
+            trained_with = read_config(json.loads(meta.get("config", "{}")))
             if meta.get("sha256", found := _digest(state)) != found:  # records of the first version carry none
                 raise Damaged(f"the checksum of its weights is {found[:12]}")
         except FileNotFoundError as error:

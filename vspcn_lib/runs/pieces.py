@@ -11,7 +11,7 @@ from torch import Tensor
 from vspcn_lib.runs.processes import batch_features
 from vspcn_lib.zeroshot import ZeroShotModel
 
-Objective = Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]]
+Objective = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], dict[str, Tensor]]
 
 
 class DeviceFull(RuntimeError):
@@ -24,7 +24,8 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 class Pieces:
-    """`backward(x, targets, objective)`: gradients of objective(embedded, targets)["total"] / `share`, added up.
+    """`backward(x, rows, targets, objective)`: gradients of objective(features, embedded, targets)["total"] / `share`,
+    added up.
 
     Where memory runs out, the images pass the ViT in halves, quarters, ... and nothing else changes: features of all
     pieces are computed first, then heads, batch statistics and loss see the whole batch once, and each piece passes
@@ -39,9 +40,9 @@ class Pieces:
                  share: float, micro: int) -> None:
         self.model, self.accelerator, self.autocast, self.share, self.micro = model, accelerator, autocast, share, micro
 
-    def backward(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
-        """The loss parts of this process's images [n_r,3,H,W], or all cached features [B,D]; targets [B] of the whole
-        batch; gradients are in `.grad`.
+    def backward(self, x: Tensor, rows: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
+        """The loss parts of this process's images [n_r,3,H,W] and their classes' attribute rows [n_r,K], or of all
+        cached features [B,...]; targets [B] of the whole batch; gradients are in `.grad`.
         """
         parameters = list(self.model.trainable().values())
         # What a failed attempt may have touched: gradients of the batches before, and the heads' running statistics.
@@ -50,8 +51,8 @@ class Pieces:
         while True:
             self.model.zero_grad(set_to_none=True)
             try:
-                parts = self._whole(x, targets, objective) if self.micro >= len(x) or x.dim() != 4 else (
-                    self._split(x, targets, objective))
+                parts = self._whole(x, rows, targets, objective) if self.micro >= len(x) or x.dim() != 4 else (
+                    self._split(x, rows, targets, objective))
                 break
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -73,28 +74,32 @@ class Pieces:
                 parameter.grad = before if parameter.grad is None else parameter.grad + before
         return parts
 
-    def _whole(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
+    def _whole(self, x: Tensor, rows: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
         with self.autocast():
-            features = {"cls": x}
             if x.dim() == 4:
-                features = batch_features(self.model.features(x), len(targets), self.accelerator)
-            embedded = self.model.heads(features)
-        parts = objective(embedded, targets)
+                features = batch_features(self.model.training_features(x, rows), len(targets), self.accelerator)
+            else:
+                features = self.model.unfrozen(x)
+            embedded = self.model.embed(features)
+        parts = objective(features, embedded, targets)
         self.accelerator.backward(parts["total"] / self.share)
         return parts
 
-    def _split(self, x: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
+    def _split(self, x: Tensor, rows: Tensor, targets: Tensor, objective: Objective) -> dict[str, Tensor]:
         with torch.no_grad(), self.autocast():
-            found = [self.model.features(piece) for piece in x.split(self.micro)]
+            found = [self.model.training_features(*piece) for piece in self._pieces(x, rows)]
         features = {s: torch.cat([f[s] for f in found]).requires_grad_() for s in found[0]}
         with self.autocast():
-            embedded = self.model.heads(features)
-        parts = objective(embedded, targets)
+            embedded = self.model.embed(features)
+        parts = objective(features, embedded, targets)
         self.accelerator.backward(parts["total"] / self.share)
         used = [s for s, f in features.items() if f.grad is not None]
         slices = {s: features[s].grad.split(self.micro) for s in used}
-        for i, piece in enumerate(x.split(self.micro)):
+        for i, piece in enumerate(self._pieces(x, rows)):
             with self.autocast():
-                again = self.model.features(piece)
+                again = self.model.training_features(*piece)
             torch.autograd.backward([again[s] for s in used], [slices[s][i] for s in used])
         return parts
+
+    def _pieces(self, x: Tensor, rows: Tensor) -> zip[tuple[Tensor, Tensor]]:
+        return zip(x.split(self.micro), rows.split(self.micro), strict=True)

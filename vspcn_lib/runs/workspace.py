@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,15 +15,15 @@ from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.data.benchmarks import load_benchmark
-from vspcn_lib.data.images import Batches, image_cache
+from vspcn_lib.data.images import Batches, Order, epoch_rows, image_cache
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
 from vspcn_lib.encoders.semantics import attribute_vectors, check_source
-from vspcn_lib.methods.baselines import build
+from vspcn_lib.methods.registry import build, method
 from vspcn_lib.runs.folder import together
 from vspcn_lib.runs.processes import own_rows, state
-from vspcn_lib.system.memory import keep_freed_memory
+from vspcn_lib.system.memory import keep_freed_memory, room
 from vspcn_lib.zeroshot import ZeroShotModel
 
 
@@ -48,9 +47,9 @@ class Workspace:
     vector_source: str
     backbone: FrozenViT
     accelerator: Accelerator
-    known: list[Tensor] = field(default_factory=list)
-    """one table of frozen features [n,D] on the CPU, NaN where not yet computed; a list, so that a workspace of the
-    same data with other settings shares it"""
+    known: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """by the function that computes it: what frozen methods keep of the images [n,...], and which are computed [n]; a
+    workspace of the same data with other settings shares it"""
     quiet: bool = False
     """no sentences and no progress bars, for a run in a thread whose output would land in another notebook cell"""
 
@@ -61,11 +60,12 @@ class Workspace:
         check_source(config.data.vectors)
         with state().main_process_first():  # of several processes one fills a cache, the others find it
             if backbone is None:
-                config.check_patch(*inspect(config.model.backbone))  # before a download or a large file
+                config.check_patch(inspect(config.model.backbone))  # before a download or a large file
                 backbone = load_backbone(config.model.backbone, config.data.size, mean=config.data.mean,
                                          std=config.data.std)
-            config.check_patch(backbone.patch, len(backbone.blocks))
+            config.check_patch(backbone.patch)
             bench = open_benchmark(config.data)
+        method(config).check(config, backbone, len(bench.attribute_names))
         vectors = attribute_vectors(bench.attribute_names, config.data.vectors, bench.phrases, config.data.template)
         with together():
             accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
@@ -96,7 +96,7 @@ class Workspace:
     def model(self) -> ZeroShotModel:
         """A fresh model, its start fixed by the seed."""
         torch.manual_seed(self.config.train.seed)
-        return build(self.backbone, self.word_vectors, self.config.model).to(self.accelerator.device)
+        return build(self.backbone, self.word_vectors, self.config).to(self.accelerator.device)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -108,60 +108,60 @@ class Workspace:
 
     def batches(self, indices: np.ndarray, augment: bool, shuffle: bool = False,
                 shared: bool = False) -> Batches | FeatureBatches:
-        """Image batches; for a model without prompts, batches of frozen features computed once.
+        """Image batches; for a method that keeps something of each image, batches of that, computed once.
 
-        With `shared`, each of several processes gets its rows of every image batch.
+        With `shuffle` they come as the method asks for; with `shared`, each of several processes gets its
+        rows of every image batch.
         """
-        t, device = self.config.train, self.accelerator.device
-        images = Batches(self.pixels, self.bench.labels, indices, t.batch_size, normalise=self.backbone.normalise,
-                         device=device, augment=augment, shuffle=shuffle, seed=t.seed,
-                         own=partial(own_rows, acc=self.accelerator) if shared else None)
-        if self.config.model.cached:
-            return FeatureBatches(self.features(indices), self.bench.labels, indices, t.batch_size, t.seed, shuffle,
-                                  device)
-        return images
+        t, device, labels, order = self.config.train, self.accelerator.device, self.bench.labels, None
+        if shuffle:
+            order = partial(method(self.config).order, self.config, labels[indices])
+        if method(self.config).cached(self.config):
+            return FeatureBatches(self.features(indices), labels, indices, t.batch_size, t.seed, order, device)
+        return Batches(self.pixels, labels, indices, t.batch_size, normalise=self.backbone.normalise, device=device,
+                       augment=augment, order=order, seed=t.seed,
+                       own=partial(own_rows, acc=self.accelerator) if shared else None)
 
     @torch.no_grad()
     def features(self, indices: np.ndarray) -> Tensor:
-        """Frozen cls features [len(indices), D]; each image passes the ViT once in the life of the workspace."""
-        if not self.known:  # 4 n D bytes, whatever is asked for and however often
-            self.known.append(torch.full((len(self.bench.labels), self.backbone.dim), torch.nan))
-        known, wanted = self.known[0], torch.as_tensor(indices)
-        missing = np.unique(indices[known[wanted, 0].isnan().numpy()])
+        """What the method keeps of frozen images [len(indices), ...]; each passes the ViT once."""
+        model = self.model().eval()
+        kept = type(model).frozen.__qualname__
+        known, done = self.known.get(kept, (None, np.zeros(len(self.bench.labels), bool)))
+        missing = np.unique(indices[~done[indices]])
         plain = Batches(self.pixels, self.bench.labels, missing, 64, normalise=self.backbone.normalise,
                         device=self.accelerator.device)
-        model = self.model().eval()
         for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=self.quiet):
-            found = model.features(x)["cls"]
+            found = model.frozen(x)
             if not torch.isfinite(found).all():
                 raise FeatureError("the frozen ViT gives NaN or infinite features for one of "
                                    f"{len(chosen)} images from {self.bench.image_paths[chosen[0]]} on: check the "
                                    "weights")
-            known[torch.as_tensor(chosen)] = found.float().cpu()
-        return known[wanted]
+            if known is None:  # 4 bytes a number, whatever is asked for and however often
+                known = room((len(done), *found.shape[1:]))
+                self.known[kept] = known, done
+            known[chosen], done[chosen] = found.float().cpu().numpy(), True
+        return torch.from_numpy(known[indices])
 
 
 @dataclass
 class FeatureBatches:
-    """The batches of `Batches`, over features [n,D] that were computed once."""
+    """The batches of `Batches`, over features [n,...] that were computed once."""
 
     features: Tensor
     labels: np.ndarray
     indices: np.ndarray
     batch_size: int
     seed: int
-    shuffle: bool
+    order: Order | None
     device: torch.device
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.batch_size)
+        return len(epoch_rows(self.order, len(self.indices), self.batch_size, self.seed, 0))
 
     def epoch(self, e: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Features [B,D], labels [B], indices [B]; the order of training epochs is fixed by (seed, e)."""
-        n = len(self.indices)
-        order = np.random.default_rng([self.seed, e]).permutation(n) if self.shuffle else np.arange(n)
-        for b in range(start, len(self)):
-            rows = order[b * self.batch_size:(b + 1) * self.batch_size]
+        """Features [B,...], labels [B], indices [B]; the order of training epochs is fixed by (seed, e)."""
+        for rows in epoch_rows(self.order, len(self.indices), self.batch_size, self.seed, e)[start:]:
             chosen = self.indices[rows]
             labels = torch.as_tensor(self.labels[chosen], device=self.device)
             yield self.features[torch.as_tensor(rows)].to(self.device), labels, chosen

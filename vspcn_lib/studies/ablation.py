@@ -1,4 +1,4 @@
-"""The ablation table: every row of `config.ROWS`, several seeds, one protocol."""
+"""The ablation table: every row of `rows.ROWS`, several seeds, one protocol."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vspcn_lib.config import ROWS, Config, ConfigError, check_range, row, update
+from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
 from vspcn_lib.studies.records import anywhere, config_of, markdown, read_records
+from vspcn_lib.studies.rows import ROWS, row
 from vspcn_lib.studies.runner import Job, execute
 from vspcn_lib.studies.tables import ablation_table, caption
 
@@ -40,7 +41,8 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
     made = {job.name for job in jobs}
     found = {name: record for name, record in read_records(records).items()
              if name not in failed and record.get("row") in ROWS
-             and config_of(record) == anywhere(setting(record["row"], record["config"]["train"]["seed"]))}
+             and as_dict(config_of(record)) == as_dict(
+                 anywhere(setting(record["row"], record["config"]["train"]["seed"])))}
     print("\n" + ablation_table({name: found[name] for name in found if name in made}).to_string(index=False))
     if found:  # every row of these settings in the folder: they may have been run one call at a time
         (records / "table.md").write_text(f"{markdown(ablation_table(found))}\n{caption(found)}\n")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vspcn_lib import metrics
-from vspcn_lib.config import Config, as_dict, update
+from vspcn_lib.config import Config, as_dict, read_config
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
 from vspcn_lib.runs.folder import read_scores as read_scores  # notebooks read committed matrices with the records
 
@@ -68,18 +68,18 @@ def anywhere(config: Config) -> Config:
 
 def config_of(record: dict[str, Any]) -> Config:
     """The config of a record, also of one older than its newest field, `anywhere`."""
-    return anywhere(update(Config(), record["config"]))
+    return anywhere(read_config(record["config"]))
 
 
 def method(record: dict[str, Any]) -> str:
     """The name of a record's row: VSPCN, linear head or baseline, readout, image size, thinned training set, bf16."""
     config = record["config"]
     model, data = config["model"], config["data"]
-    prompted = model["visual_prompts"] + model["semantic_prompts"] > 0
-    own = model.get("method", "vspcn")
-    name = own if own != "vspcn" else "VSPCN" if prompted else "linear head"
-    if own == "vspcn" and model["semantic_prompts"] and model.get("readout", "cls") == "cls":
-        name += ", cls readout"
+    name = model.get("method", "vspcn")
+    if name == "vspcn":
+        name = "VSPCN" if model["visual_prompts"] + model["semantic_prompts"] else "linear head"
+        if model["semantic_prompts"] and model.get("readout", "cls") == "cls":
+            name += ", cls readout"
     thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
     half = ", bf16" if config["train"]["precision"] == "bf16" else ""
     return f"{name}, {data['size']} px{thinned}{half}"
@@ -103,7 +103,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
                      "seconds": r["seconds"], "seeds": 1})
     for row in rows:  # runs of other settings are no seeds of each other: what differs becomes a part of the name
         others = [o["settings"] for o in rows if (o["benchmark"], o["method"]) == (row["benchmark"], row["method"])]
-        differ = [k for k, v in row["settings"].items() if any(o[k] != v for o in others)]
+        differ = [k for k, v in row["settings"].items() if any(o.get(k) != v for o in others)]
         row["name"] = ", ".join([row["method"], *(f"{k} {row['settings'][k]}" for k in differ)])
     table = pd.DataFrame(rows).assign(method=[row["name"] for row in rows])
     groups = table.groupby(["benchmark", "method"])

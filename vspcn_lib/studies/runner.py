@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, as_dict
+from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.studies.code import code_version
 from vspcn_lib.studies.records import anywhere, config_of, write_record
@@ -47,7 +48,8 @@ class Job:
     @property
     def key(self) -> str:
         """What the run's numbers depend on, as 12 hex digits: its config and the code."""
-        text = json.dumps(as_dict(anywhere(self.config)), sort_keys=True) + code_version("train")
+        own = method(self.config).__module__.removeprefix("vspcn_lib.").replace(".", "/")
+        text = json.dumps(as_dict(anywhere(self.config)), sort_keys=True) + code_version("train", own)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -57,7 +59,7 @@ def finished(job: Job, records: Path, any_code: bool = False) -> bool:
     if not file.exists():
         return False
     record = json.loads(file.read_text())
-    return record["key"] == job.key or (any_code and config_of(record) == anywhere(job.config))
+    return record["key"] == job.key or (any_code and as_dict(config_of(record)) == as_dict(anywhere(job.config)))
 
 
 def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,

@@ -26,6 +26,7 @@ from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunFolder, replacing
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.system.environment import environment
@@ -43,20 +44,22 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
-def parse_axis(text: str) -> tuple[str, Suggest, list[Any] | None]:
+def parse_axis(text: str, base: Config | None = None) -> tuple[str, Suggest, list[Any] | None]:
     """`group.field=LOW:HIGH`, `group.field=LOW:HIGH:log` or `group.field=A,B,C` to (name, suggestion, its list).
 
-    Raises `ConfigError` for an unknown field, a value that does not fit it, or a range without width.
+    A field of the group `method` is one of the method of `base`. Raises `ConfigError` for an unknown field, a value
+    that does not fit it, or a range without width.
     """
     name, _, values = text.partition("=")
     group, _, key = name.partition(".")
     if not values or not key:
         raise ConfigError(f"'{text}' is no axis of a sweep: write model.alpha_v=0:1, loss.lambda_skd=0.05:2:log or "
                           "model.alpha_v=0,0.05,0.5")
-    part = getattr(Config(), group, None)
+    base = base or Config()
+    part = getattr(base, group, None)
     kind = typing.get_type_hints(type(part)).get(key) if part is not None else None
     if kind is None:
-        update(Config(), {group: {key: None}})  # raises, and names the nearest known field
+        update(base, {group: {key: None}})  # raises, and names the nearest known field
 
     def value(word: str) -> Any:
         try:
@@ -64,7 +67,7 @@ def parse_axis(text: str) -> tuple[str, Suggest, list[Any] | None]:
             found = kind(word) if kind in (int, float) else found
         except (KeyError, ValueError) as error:
             raise ConfigError(f"{name}: '{word}' is not a value of type {kind.__name__}") from error
-        update(Config(), {group: {key: found}})  # out of range is an error here, not after an hour
+        update(base, {group: {key: found}})  # out of range is an error here, not after an hour
         return found
 
     if ":" not in values:
@@ -90,7 +93,7 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
     check_name("--study", study)
     if not axes:
         raise ConfigError("no axis to sweep: name one or more, such as model.alpha_v=0:1 loss.lambda_skd=0.1,0.3,0.9")
-    parsed = [parse_axis(text) for text in axes]
+    parsed = [parse_axis(text, base) for text in axes]
     grid = {name: listed for name, _, listed in parsed}
     url = storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
     if url.startswith("sqlite:///"):
@@ -228,7 +231,10 @@ def _fitting(work: Workspace, config: Config) -> Workspace:
     """The same workspace for another config, opened anew only where data or backbone differ."""
     same = (config.data, config.model.backbone, config.train.precision) == (
         work.config.data, work.config.model.backbone, work.config.train.precision)
-    return replace(work, config=config) if same else Workspace.open(config)
+    if not same:
+        return Workspace.open(config)
+    method(config).check(config, work.backbone, len(work.bench.attribute_names))
+    return replace(work, config=config)
 
 
 def write_study(study: optuna.Study, target: Path, base: Config, work: Workspace) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vspcn_lib.config import ROWS
 from vspcn_lib.metrics import MetricsError, harmonic
+from vspcn_lib.studies.rows import ROWS
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
 PAPER_H = {"ViT only": 59.3, "full": 75.7}
@@ -57,7 +57,7 @@ def paired_bootstrap(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], d
 
 
 def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") -> pd.DataFrame:
-    """The paper's ablation table from `execute`'s records, in the order of `config.ROWS`, as text.
+    """The paper's ablation table from `execute`'s records, in the order of `rows.ROWS`, as text.
 
     `U`, `S`, `H` at the validation tau, `oracle H` at the tau of the best test H, `validation H` by which settings are
     chosen, mean ± std over seeds;

@@ -43,7 +43,7 @@ class Probe:
     def __init__(self, model: VSPCN, images: Tensor, attributes: Tensor, chunk: int = 16) -> None:
         self.model, self._one = model.eval(), Lock()
         with torch.no_grad():
-            self.prototypes = model.heads.prototypes(attributes)
+            self.prototypes = model.prototypes(attributes)
             self.kept = [model.shallow(part) for part in images.split(chunk)]
 
     @torch.no_grad()
@@ -56,5 +56,5 @@ class Probe:
                 if stop is not None and stop.is_set():
                     raise Cancelled
                 features = self.model.by_stream(self.model.deep(tokens, attributes))
-                out.append(self.model.scores(self.model.heads(features), self.prototypes))
+                out.append(self.model.scores(self.model.embed(features), self.prototypes))
         return torch.cat(out).cpu().numpy()

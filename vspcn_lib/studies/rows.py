@@ -1,0 +1,44 @@
+"""The table of ablation rows: what each row changes in the settings it is run on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vspcn_lib.config import Config, ConfigError, nearest, update
+from vspcn_lib.studies.presets import LINEAR
+
+_NO_SEMANTIC = {"semantic_prompts": 0, "readout": "cls"}
+_NO_FUSION = {"weak": False, "strong": False, "adapter": False}
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    # the paper's six
+    "ViT only": LINEAR,
+    "visual prompt": {"model": _NO_SEMANTIC},
+    "semantic prompt": {"model": {"visual_prompts": 0}},
+    "both, no fusion": {"model": _NO_FUSION},
+    "full": {},
+    "full, no adapter": {"model": {"adapter": False}},
+    # one part less
+    "full, cls readout": {"model": {"readout": "cls"}},
+    "weak fusion only": {"model": {"strong": False, "adapter": False}},
+    "strong fusion only": {"model": {"weak": False}},
+    "no CED": {"loss": {"lambda_ced": 0.0}},
+    "no SKD": {"loss": {"lambda_skd": 0.0}, "model": {"readout": "cls"}},  # the semantic head has no other loss
+    "no AR": {"loss": {"gamma": 0.0}},
+    # baselines: as many prompts as VSPCN has in all; learning rates that fine-tuning of a whole ViT survives
+    "ESZSL": {"model": {"method": "eszsl"}, "train": {"batch_size": LINEAR["train"]["batch_size"]}},
+    "VPT-shallow": {"model": {"method": "vpt-shallow"}},
+    "VPT-deep": {"model": {"method": "vpt-deep"}},
+    "SP": {"model": {"method": "sp"}},
+    "fine-tune 2 blocks": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 2}, "train": {"lr": 1e-4}},
+    "fine-tune all": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 1000}, "train": {"lr": 1e-4}},
+}
+
+
+def row(base: Config, name: str, seed: int = 0) -> Config:
+    """The config of one row of the ablation table: `base` with the row's changes and the seed.
+
+    Raises `ConfigError` for an unknown row, with the nearest known one.
+    """
+    if name not in ROWS:
+        raise ConfigError(f"unknown row '{name}': did you mean '{nearest(name, ROWS)}'? known: {', '.join(ROWS)}")
+    return update(base, {**ROWS[name], "train": {**ROWS[name].get("train", {}), "seed": seed}})
