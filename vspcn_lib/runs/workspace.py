@@ -19,7 +19,7 @@ from vspcn_lib.data.images import Batches, Order, epoch_rows, image_cache
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
-from vspcn_lib.encoders.semantics import attribute_vectors, check_source
+from vspcn_lib.encoders.semantics import check_source, vectors_if_any
 from vspcn_lib.methods.registry import build, method
 from vspcn_lib.runs.folder import together
 from vspcn_lib.runs.processes import own_rows, state
@@ -47,6 +47,8 @@ class Workspace:
     vector_source: str
     backbone: FrozenViT
     accelerator: Accelerator
+    vector_notes: tuple[str, ...] = ()
+    """what the text encoder left out, and attributes with equal vectors"""
     known: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     """by the function that computes it: what frozen methods keep of the images [n,...], and which are computed [n]; a
     workspace of the same data with other settings shares it"""
@@ -66,7 +68,8 @@ class Workspace:
             config.check_patch(backbone.patch)
             bench = open_benchmark(config.data)
         method(config).check(config, backbone, len(bench.attribute_names))
-        vectors = attribute_vectors(bench.attribute_names, config.data.vectors, bench.phrases, config.data.template)
+        vectors = vectors_if_any(bench.attribute_names, config.data.vectors, bench.phrases, config.data.template,
+                                 needed=method(config).reads_words(config))
         with together():
             accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
@@ -75,7 +78,7 @@ class Workspace:
             pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
         tag = backbone.source
         work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors.values)), vectors.source,
-                   backbone.to(accelerator.device), accelerator, quiet=quiet)
+                   backbone.to(accelerator.device), accelerator, vectors.notes, quiet=quiet)
         for note in (bench.note, tag.get("note"), *vectors.notes):
             if note:
                 work.say(note)
