@@ -15,6 +15,7 @@ from vspcn_lib.encoders.architectures import check_plain, inspect, read_file
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
 from vspcn_lib.encoders.weights import BackboneError
 from vspcn_lib.model import VSPCN
+from vspcn_lib.views.capture import CaptureError, prompt_attention
 
 TINY = {"embed_dim": 48, "depth": 3, "num_heads": 3}
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "encoders.md").read_text()
@@ -105,6 +106,19 @@ def test_the_last_token_of_a_distilled_deit_is_carried_unread():
     assert not torch.allclose(before, model.features(images)["cls"])  # it is in the sequence
     timms = frozen.vit.forward_head(frozen.vit.forward_features(images), pre_logits=True)
     assert not torch.allclose(timms, model.features(images)["cls"])  # timm's two heads read the mean of both
+
+
+def test_attention_is_drawn_where_blocks_keep_it_and_refused_by_name_where_not():
+    config = ModelConfig(visual_prompts=2, semantic_prompts=3, first_strong_block=2)
+    for name in ("deit_tiny_distilled_patch16_224", "vit_base_patch16_clip_quickgelu_224"):
+        model = VSPCN(_random(name, 64, TINY), torch.randn(5, 6), config)
+        found = prompt_attention(model, torch.randn(2, 3, 64, 64))
+        assert {stream: tuple(m.shape) for stream, m in found.items()} == dict.fromkeys(found, (2, 4, 4))
+    for name, kind in (("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
+                       ("vit_base_patch16_xp_224", "ParallelScalingBlock")):
+        model = VSPCN(_random(name, 64, TINY), torch.randn(5, 6), config)
+        with pytest.raises(CaptureError, match=f"blocks of {name} are timm's {kind}, which keeps no attention map"):
+            prompt_attention(model, torch.randn(2, 3, 64, 64))
 
 
 @pytest.mark.parametrize(("name", "words"), REFUSED)

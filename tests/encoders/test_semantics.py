@@ -2,20 +2,23 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
 from hypothesis import given
 from hypothesis import strategies as st
-from world import ATTRIBUTES, make_folder
+from world import ATTRIBUTES, make_config, make_folder, make_vit
 
+from vspcn_lib.config import ConfigError
 from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.data.splits import BenchmarkError
 from vspcn_lib.encoders.phrases import SemanticsError, attribute_phrase, sentence_of, words_of
 from vspcn_lib.encoders.semantics import attribute_vectors, check_source
 from vspcn_lib.encoders.sentences import check_folder
 from vspcn_lib.encoders.words import load_vectors
+from vspcn_lib.runs.workspace import Workspace
 
 COLOURS = ["wing color rufousish", "wing color ochraceousbuff", "wing color plumbeousgrey", "tail (long)",
            "tail (short)", "belly bright"]
@@ -56,6 +59,26 @@ def test_every_unknown_attribute_is_named_with_the_file_that_helps(tmp_path):
     found = attribute_vectors(["xqzv", "crown_red"], str(file), {"xqzv": "a Red crown!"})
     np.testing.assert_allclose(found.values, [[2, 2, 2], [2, 2, 2]])
     assert "'a' of 'xqzv'" in found.notes[0] and "'xqzv' = 'crown_red'" in found.notes[1]
+
+
+def test_a_method_that_reads_no_words_goes_without_vectors_and_one_that_does_is_refused(tmp_path):
+    folder = make_folder(tmp_path / "tiny")
+    text = (folder / "attributes.csv").read_text()
+    for i, name in enumerate(ATTRIBUTES):
+        text = text.replace(name, f"xqzv{i}")
+    (folder / "attributes.csv").write_text(text)
+    plain = {"model": {"visual_prompts": 0, "semantic_prompts": 0}}
+    for changes in (plain, {"model": {"method": "eszsl"}}, {"model": {"semantic_prompts": 2, "weak": False,
+                                                                      "strong": False}}):
+        work = Workspace.open(make_config(folder, **changes), make_vit(), quiet=True)
+        assert work.word_vectors.shape == (6, 0) and work.vector_source == "no vectors"
+        assert "goes without attribute vectors: vectors.txt can read no word of 6" in work.vector_notes[0]
+        assert work.model().heads is not None
+    for changes in ({}, {"model": {"method": "sp"}}):
+        with pytest.raises(SemanticsError, match="can read no word of 6 attributes: 'xqzv0', 'xqzv1', 'xqzv2'"):
+            Workspace.open(make_config(folder, **changes), make_vit(), quiet=True)
+        with pytest.raises(ConfigError, match="reads attribute vectors, and there are none here"):
+            replace(work, config=make_config(folder, **changes)).model()
 
 
 def test_left_out_words_and_equal_vectors_are_named():

@@ -53,6 +53,18 @@ def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
             module.fused_attn = value
 
 
+def vit_attention(model: VSPCN, maps: dict[str, Tensor], block: int) -> Tensor:
+    """The ViT's own attention [B,T,T] in a block counted from 1, the mean over heads, out of what `attention_maps` kept.
+
+    Raises `CaptureError` for a kind of block that keeps none.
+    """
+    name = f"backbone.vit.blocks.{block - 1}.attn"
+    if name not in maps:
+        raise CaptureError(f"the blocks of {model.backbone.source.get('tag')} are timm's "
+                           f"{type(model.backbone.blocks[block - 1]).__name__}, which keeps no attention map to draw")
+    return maps[name].mean(1)
+
+
 @torch.no_grad()
 def prompt_attention(model: VSPCN, images: Tensor) -> dict[str, Tensor]:
     """Where cls, visual and semantic prompts look in the last block: [B,side,side] by stream, each summing to 1.
@@ -62,11 +74,7 @@ def prompt_attention(model: VSPCN, images: Tensor) -> dict[str, Tensor]:
     model.eval()
     with attention_maps(model) as maps:
         model(images)
-    last = f"backbone.vit.blocks.{len(model.backbone.blocks) - 1}.attn"
-    if last not in maps:
-        raise CaptureError(f"the blocks of {model.backbone.source.get('tag')} are timm's "
-                           f"{type(model.backbone.blocks[-1]).__name__}, which keeps no attention map to draw")
-    attention = maps[last].mean(1)  # [B,T,T]
+    attention = vit_attention(model, maps, len(model.backbone.blocks))
     prefix, visual, semantic, _ = model.layout.split(attention)  # by query
     to_patches = {"cls": prefix[:, :1], "visual": visual, "semantic": semantic}
     side = round(model.layout.patches ** 0.5)
