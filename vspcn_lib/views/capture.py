@@ -54,7 +54,7 @@ def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
 
 
 def vit_attention(model: VSPCN, maps: dict[str, Tensor], block: int) -> Tensor:
-    """The ViT's own attention [B,T,T] in a block counted from 1, the mean over heads, out of what `attention_maps` kept.
+    """The ViT's own attention [B,T,T] in a block counted from 1, the mean over heads, of what `attention_maps` kept.
 
     Raises `CaptureError` for a kind of block that keeps none.
     """
