@@ -384,7 +384,8 @@ def test_features_are_kept_in_one_table_however_often_they_are_asked_for(tiny_fo
 def test_word_vectors_of_the_hub_are_checked_and_their_program_is_not_run(tmp_path, monkeypatch):
     import gensim.downloader
 
-    from vspcn_lib.encoders.semantics import SemanticsError, load_vectors
+    from vspcn_lib.encoders.phrases import SemanticsError
+    from vspcn_lib.encoders.words import load_vectors
 
     make_folder(tmp_path / "tiny")
     asked = []

@@ -21,7 +21,8 @@ class Train:
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     preset: str = "birdlets"
-    """start from these settings: birdlets, cub100, cub100-small, cub, sun, awa2, each also with -linear"""
+    """start from these settings: birdlets, cub100, cub100-small, cub100-clip, awa35, awa35-small, cub, sun, awa2, each
+    also with -linear"""
     out: Path = Path("outputs/run")
     """run folder"""
     resume: bool = False

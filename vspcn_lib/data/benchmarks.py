@@ -44,13 +44,16 @@ LAYOUTS = {
     "sun": Layout("SUNAttributeDB", "images", "SUN", ("SUNAttributeDB/attributes.mat",), (10320, 2580, 1440)),
 }
 
-UNFETCHED = {"cub100": "it is no download: put its folder at ../shared/data/cub100 beside the repository",
+FOLDERS = ("awa35",)  # folder benchmarks with a name, found where the official ones are
+
+UNFETCHED = {**{name: f"it is no download: put its folder at ../shared/data/{name} beside the repository"
+                for name in ("cub100", *FOLDERS)},
              "birdlets": "it is no download: the project draws it on first use"}
 
 
 def load_benchmark(name_or_path: str | Path, root: Path | str | None = None) -> Benchmark:
     """cub, sun, awa2 or cub100 in their official layouts below `root`, birdlets (drawn on first use, into the cache),
-    or a folder benchmark by its path.
+    or a folder benchmark by its name (awa35, below `root`) or its path.
 
     Default root: `find_root`. Raises `BenchmarkError` for an unknown name or for missing, partial or contradictory
     files.
@@ -60,10 +63,16 @@ def load_benchmark(name_or_path: str | Path, root: Path | str | None = None) -> 
         return with_remarks(_official(name, find_root(name, root)).check())
     if name == "birdlets":  # rows as they were first drawn: records name the split hash that goes with that order
         return with_remarks(replace(read_folder(birdlets_folder(), rows_in_order=True), name=name).check())
+    if name in FOLDERS:
+        folder = find_root(name, root)
+        if not (folder / "images").is_dir():
+            raise BenchmarkError(f"{name} is not in {folder}: {UNFETCHED[name]}, or say where it is with --data.root "
+                                 "or VSPCN_DATA")
+        return with_remarks(replace(read_folder(folder), name=name).check())
     folder = Path(os.path.expanduser(name_or_path))
     if folder.is_dir():
         return with_remarks(read_folder(folder).check())
-    near = difflib.get_close_matches(name, ["birdlets", *LAYOUTS], n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(name, ["birdlets", *LAYOUTS, *FOLDERS], n=1, cutoff=0.0)[0]
     raise BenchmarkError(f"'{name}' is neither a folder nor a known benchmark: did you mean '{near}'?")
 
 
@@ -73,7 +82,7 @@ def birdlets_folder() -> Path:
 
 
 def find_root(name: str, root: Path | str | None = None) -> Path:
-    """The folder that holds the official layout of `name`, or should.
+    """The folder that holds the official layout of `name`, or its folder benchmark, or should.
 
     `root`, else $VSPCN_DATA, else ../shared/data beside the repository where it is there, else ./data; in each a
     folder called `name` (as cub100 and cub may lie side by side) comes before the folder itself.
@@ -81,9 +90,10 @@ def find_root(name: str, root: Path | str | None = None) -> Path:
     asked = root or os.environ.get("VSPCN_DATA")
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     places = [Path(os.path.expanduser(asked))] if asked else [beside, Path("data")]
+    needed = LAYOUTS[name].images if name in LAYOUTS else "attributes.csv"
     for place in places:
         for folder in (place / name, place):
-            if (folder / LAYOUTS[name].images).is_dir():
+            if (folder / needed).exists():
                 return folder
     return places[-1]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vspcn_lib.data.draw import draw_lists, draw_val_classes
 from vspcn_lib.data.splits import Benchmark, BenchmarkError
-from vspcn_lib.data.tables import read_table
+from vspcn_lib.data.tables import read_phrases, read_table
 from vspcn_lib.data.walk import Found, images_below
 from vspcn_lib.system.text import composed, did_you_mean, letters, nearest, read_text, shown
 
@@ -19,7 +19,7 @@ _KEYS = ("trainval", "test_seen", "test_unseen", "val_classes")  # of splits.jso
 
 
 def read_folder(folder: Path, rows_in_order: bool = False) -> Benchmark:
-    """images/<class>/<file>, attributes.csv, splits.json (drawn with seed 0 and said so when absent).
+    """images/<class>/<file>, attributes.csv, splits.json (drawn with seed 0 and said so when absent), phrases.csv.
 
     Classes and images are sorted by name, whatever the order of rows, unless `rows_in_order`. A class name may hold
     `/` (images/a/abbey/ for the class a/abbey). What is passed over below images/ is counted in the notes.
@@ -53,7 +53,7 @@ def read_folder(folder: Path, rows_in_order: bool = False) -> Benchmark:
         val = _val_classes(file, val_names, classes)
     paths = tuple(folder / "images" / f for f in files.values())
     return Benchmark(folder.absolute().name, paths, labels, classes, names, prototypes, *lists, val,
-                     tuple(filter(None, notes)))
+                     tuple(filter(None, notes)), phrases=read_phrases(folder / "phrases.csv", names))
 
 
 def _owned(folder: Path, images: Sequence[str], classes: tuple[str, ...]) -> tuple[dict[str, str], list[int]]:

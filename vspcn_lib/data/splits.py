@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +38,9 @@ class Benchmark:
     """what a reader of the numbers should know of the data, a sentence each"""
     published: bool = False
     """whether this is an official benchmark with the published counts, whose lists are not ours to mend"""
+
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    """the words that text encoders read for an attribute instead of its name; no part of the split hash"""
 
     @property
     def note(self) -> str:
