@@ -38,6 +38,8 @@ class Benchmark:
     """what a reader of the numbers should know of the data, a sentence each"""
     published: bool = False
     """whether this is an official benchmark with the published counts, whose lists are not ours to mend"""
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    """the words that text encoders read for an attribute instead of its name; no part of the split hash"""
 
     phrases: Mapping[str, str] = field(default_factory=dict)
     """the words that text encoders read for an attribute instead of its name; no part of the split hash"""

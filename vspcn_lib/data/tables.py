@@ -1,4 +1,4 @@
-"""attributes.csv as spreadsheets of every country write it: class names, attribute names, values."""
+"""attributes.csv and phrases.csv as spreadsheets of every country write them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vspcn_lib.data.splits import BenchmarkError
-from vspcn_lib.system.text import composed, nearest, read_text, shown
+from vspcn_lib.system.text import composed, did_you_mean, read_text, shown
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.I)
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -59,8 +59,8 @@ def read_phrases(file: Path, names: tuple[str, ...]) -> dict[str, str]:
             raise BenchmarkError(f"{file}, row {number}: {len(row)} fields, not an attribute and its phrase")
         name, phrase = row
         if name not in names:
-            raise BenchmarkError(f"{file}, row {number}: attributes.csv has no '{shown(name)}', did you mean "
-                                 f"'{shown(nearest(name, names, 0.0))}'?")
+            raise BenchmarkError(f"{file}, row {number}: attributes.csv has no '{shown(name)}', "
+                                 f"{did_you_mean(name, names, 'take the row out')}")
         if name in found:
             raise BenchmarkError(f"{file}, row {number}: '{shown(name)}' occurs twice: one phrase an attribute")
         if not any(c.isalnum() for c in phrase) or not phrase.isprintable() or len(phrase) > 500:
@@ -71,7 +71,7 @@ def read_phrases(file: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _rows(file: Path, first: str) -> tuple[list[list[str]], str]:
-    """The rows of a CSV file whose header begins with the word `first`, and what stands between their fields."""
+    """The rows that hold something, composed and stripped, and the separator that follows the header's word `first`."""
     try:
         text = read_text(file)
         head, _, rest = text.partition("\n")

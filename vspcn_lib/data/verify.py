@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vspcn_lib.data.archives import ArchiveError
-from vspcn_lib.data.benchmarks import LAYOUTS, find_root, load_benchmark, read_proposed_split
+from vspcn_lib.data.benchmarks import FOLDERS, LAYOUTS, find_root, load_benchmark, read_proposed_split
 from vspcn_lib.data.images import ImageError, decode
 from vspcn_lib.data.photos import compare_photos, photo_identity
 from vspcn_lib.data.splits import Benchmark, BenchmarkError
@@ -30,9 +30,9 @@ def verify(name: str, root: Path | None = None) -> tuple[str, bool]:
         found, fit = _official_parts(name, find_root(name, root))
         lines += found
     elif name != "birdlets":
-        folder = Path(os.path.expanduser(name))
+        folder = find_root(name, root) if name in FOLDERS else Path(os.path.expanduser(name))
         if not folder.is_dir():
-            known = ("birdlets", *LAYOUTS)
+            known = ("birdlets", *LAYOUTS, *FOLDERS)
             raise ArchiveError(f"nothing known about '{shown(name)}', and no such folder: "
                                f"{did_you_mean(name, known, 'choose one of')} {', '.join(known)}, or a folder's path")
         parts = (("images", ""), ("attributes.csv", ""), ("splits.json", ": a split is drawn"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
@@ -80,8 +81,8 @@ def inspect(name: str) -> int:
         raise BackboneError(f"--model.backbone {name}: packaged are {', '.join(PACKAGED)}")
     else:
         architecture, at, file = name.partition("@")
-        if at and not Path(file).expanduser().is_file():
-            raise BackboneError(f"--model.backbone {name}: there is no file {Path(file).expanduser()}")
+        if at and not Path(os.path.expanduser(file)).is_file():
+            raise BackboneError(f"--model.backbone {name}: there is no file {Path(os.path.expanduser(file))}")
         vit = outline(architecture)
     return patch_of(vit)
 

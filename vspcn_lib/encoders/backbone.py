@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def load_backbone(name: str, size: int, cache: Path | None = None, mean: str = "
         vit, source = read_file(architecture, path, size), {"tag": name, "source": f"{row.wheel}, {row.provenance}"}
     elif "@" in name:
         architecture, _, file = name.partition("@")
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
         vit, source = read_file(architecture, path, size), {"tag": architecture, "source": path.name}
     else:
         architecture = name

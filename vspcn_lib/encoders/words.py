@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import os
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ def load_vectors(source: str = "glove-50", words: Collection[str] | None = None)
         return vectors
     if source in HUB:
         return _from_hub(*HUB[source])
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix in (".kv", ".pkl", ".pickle", ".model"):
         raise SemanticsError(f"{path} is a Python pickle, which can run any program: have gensim write it with "
                              "save_word2vec_format and give that file")

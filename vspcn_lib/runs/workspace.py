@@ -81,10 +81,10 @@ class Workspace:
         tag = backbone.source
         work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors.values)), vectors.source,
                    backbone.to(accelerator.device), accelerator, vectors.notes, quiet=quiet)
-        for note in filter(None, (*bench.notes, tag.get("note"), *vectors.notes)):
+        for note in (*bench.notes, *filter(None, [tag.get("note")]), *vectors.notes):
             work.say(note)
-        work.say(f"{bench.name}: {bench.described} | backbone {tag['tag']} ({tag['source']}, "
-                 f"sha256 {tag['sha256'][:12]}{', pixels ' + tag['pixels'] if 'pixels' in tag else ''}) | {vectors.source}")
+        work.say(f"{bench.name}: {bench.described} | backbone {tag['tag']} ({tag['source']}, sha256 "
+                 f"{tag['sha256'][:12]}{', pixels ' + tag['pixels'] if 'pixels' in tag else ''}) | {vectors.source}")
         return work
 
     def autocast(self) -> torch.autocast:
