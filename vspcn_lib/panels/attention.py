@@ -20,7 +20,7 @@ from vspcn_lib.panels.pictures import AttentionView
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots
-from vspcn_lib.views.capture import attention_maps
+from vspcn_lib.views.capture import attention_maps, vit_attention
 from vspcn_lib.views.trained import load_trained
 
 
@@ -76,7 +76,7 @@ class Attention:
             self.model(x)
         layout, rows = self.model.layout, {stream: [] for stream in self.prompts}
         for i in range(len(self.model.backbone.blocks)):
-            prefix, visual, semantic, _ = layout.split(found[f"backbone.vit.blocks.{i}.attn"].mean(1))
+            prefix, visual, semantic, _ = layout.split(vit_attention(self.model, found, i + 1))
             for stream, part in (("cls", prefix[:, :1]), ("visual", visual), ("semantic", semantic)):
                 if stream in rows:
                     rows[stream].append(part[..., -layout.patches:])
