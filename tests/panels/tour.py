@@ -38,7 +38,7 @@ def record(target: Path) -> Path:
             shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
             frames.append(shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.Resampling.LANCZOS))
         page.mouse.up()
-    colours = frames[0].quantize(48)
+    colours = frames[0].quantize(160)
     small = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
     small[0].save(target, save_all=True, append_images=small[1:], duration=110, loop=0, optimize=True)
     return target
