@@ -160,6 +160,15 @@ class TrainConfig:
     """of the first weights, the held-out images, the order of images and their augmentation"""
     held_out: float = 0.2
     """share of the remaining training classes' images kept for selection (validation 'seen')"""
+    folds: int = 1
+    """draws of validation classes that selection trains on: the benchmark's own, then others by the seed; epoch and tau
+    are those of the mean, the spread is an uncertainty; each costs a training, so more than 1 only where that is cheap"""
+    calibration: Literal["raw", "retention", "accuracy-kept", "median-shift", "standardised", "quartiles",
+                         "score-spread", "temperature"] = "retention"
+    """how tau gets from selection to the final model (runs/calibration.py, docs/calibration.md)"""
+    calibration_share: float = 0.1
+    """share of each seen class's training images that the final fit leaves out, for `calibration` to read (raw reads
+    none and leaves out none)"""
     precision: Literal["no", "bf16"] = "no"
     """no: float32; bf16: mixed precision, on hardware that has it"""
 
@@ -167,7 +176,7 @@ class TrainConfig:
         for name, low, high in (("epochs", 1, 10000), ("head_epochs", 0, 10000), ("batch_size", 2, 65536),
                                 ("lr", 1e-8, 10.0), ("head_lr", 1e-8, 10.0), ("weight_decay", 0.0, 10.0),
                                 ("clip", 1e-6, 1e6), ("accumulate", 1, 1024), ("held_out", 0.05, 0.5),
-                                ("seed", 0, 2**31 - 1)):
+                                ("seed", 0, 2**31 - 1), ("folds", 1, 100), ("calibration_share", 0.01, 0.5)):
             check_range(f"train.{name}", getattr(self, name), low, high)
 
 
@@ -233,6 +242,9 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 def read_config(found: Any) -> Config:
     """The config that `as_dict` wrote, also by an earlier version; raises `ConfigError` as `update` does."""
+    training = found.get("train") if isinstance(found, dict) else None
+    if isinstance(training, dict) and "calibration" not in training:  # before there was a choice, the raw tau was kept
+        found = {**found, "train": {**training, "calibration": "raw"}}
     model = found.get("model", {}) if isinstance(found, dict) else {}
     method = MethodConfig.known.get(model.get("method", MethodConfig.name)) if isinstance(model, dict) else None
     if method is None or "method" in found:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -21,7 +22,8 @@ from vspcn_lib.config import Config
 from vspcn_lib.data.images import shuffled
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.evaluation import describe, evaluate, guard, made_by, validate
+from vspcn_lib.runs.calibration import averaged, class_folds, hold_out
+from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
 from vspcn_lib.runs.folder import RunError, RunFolder, together
 from vspcn_lib.runs.pieces import Objective, Pieces
 from vspcn_lib.runs.processes import own_rows, sum_gradients
@@ -244,12 +246,20 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
     folder.check_inputs(work.inputs, work.accelerator.is_main_process)
     selected = folder.read_json("selection.json")
     if selected is None:
-        t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
-        inner, held_out = selection_split(bench, t.held_out, t.seed)
-        validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
-        _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation,
-                         stop)
-        selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
+        t, most, histories = work.config.train, work.config.data.images_per_class, []
+        for i, bench in enumerate(class_folds(work.bench, t.folds, t.seed), 1):
+            phase = "select" if i == 1 else f"select {i}"
+            history = folder.read_json(f"{phase}.json")  # of a fold that an earlier session finished
+            if history is None:
+                inner, held_out = selection_split(bench, t.held_out, t.seed)
+                validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
+                _, history = fit(replace(work, bench=bench), folder, phase, thin(bench, inner, most, t.seed),
+                                 t.epochs, validation, stop)
+                if t.folds > 1 and work.accelerator.is_main_process:
+                    folder.write_json(f"{phase}.json", history)
+            histories.append(history)
+        rows = averaged(histories)
+        selected = {"best": max(rows, key=lambda row: row["H"]), "epochs": rows}
         if work.accelerator.is_main_process:
             folder.write_json("selection.json", selected)
     return selected
@@ -257,7 +267,7 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
 
 def run(config: Config, out: Path, resume: bool = False, work: Workspace | None = None,
         stop: Event | None = None) -> dict[str, Any]:
-    """The whole protocol: select epoch and tau on validation classes, retrain on trainval, evaluate once.
+    """The whole protocol: select epoch and tau on validation classes, retrain on trainval, calibrate, evaluate once.
 
     Writes the run folder `out` and returns its result record; a finished run is returned as it is.
     """
@@ -274,8 +284,12 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
         work.say("kept" + describe(best))
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
+        t, held = config.train, np.empty(0, int)
+        if t.calibration != "raw":
+            trainval, held = hold_out(work.bench, trainval, t.calibration_share, t.seed)
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
-        result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
+        calibrated = calibrate(work, model, held, best)
+        result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),
                   "seconds": round(earlier + time.monotonic() - start, 1)}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}

@@ -19,7 +19,8 @@ class ESZSLConfig(MethodConfig):
     """Nothing to set: validation classes choose the two regularisers from `ESZSL.candidates`."""
 
     name: ClassVar[str] = "eszsl"
-    reads: ClassVar[tuple[str, ...]] = ("train.seed", "train.held_out", "train.batch_size", "train.precision")
+    reads: ClassVar[tuple[str, ...]] = ("train.seed", "train.held_out", "train.batch_size", "train.precision",
+                                        "train.folds", "train.calibration", "train.calibration_share")
 
 
 class BilinearHead(nn.Module):
