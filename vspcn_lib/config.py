@@ -164,7 +164,7 @@ class TrainConfig:
     """draws of validation classes that selection trains on: the benchmark's own, then others by the seed; epoch and tau
     are those of the mean, the spread is an uncertainty; each costs a training, so more than 1 only where that is cheap"""
     calibration: Literal["raw", "retention", "accuracy-kept", "median-shift", "standardised", "quartiles",
-                         "score-spread", "temperature"] = "retention"
+                         "score-spread", "temperature"] = "accuracy-kept"
     """how tau gets from selection to the final model (runs/calibration.py, docs/calibration.md)"""
     calibration_share: float = 0.1
     """share of each seen class's training images that the final fit leaves out, for `calibration` to read (raw reads

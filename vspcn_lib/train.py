@@ -22,7 +22,7 @@ from vspcn_lib.config import Config
 from vspcn_lib.data.images import shuffled
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.calibration import averaged, class_folds, hold_out
+from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out
 from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
 from vspcn_lib.runs.folder import RunError, RunFolder, together
 from vspcn_lib.runs.pieces import Objective, Pieces
@@ -255,7 +255,7 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
                 validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
                 _, history = fit(replace(work, bench=bench), folder, phase, thin(bench, inner, most, t.seed),
                                  t.epochs, validation, stop)
-                if t.folds > 1 and work.accelerator.is_main_process:
+                if work.accelerator.is_main_process and t.folds > 1:
                     folder.write_json(f"{phase}.json", history)
             histories.append(history)
         rows = averaged(histories)
@@ -284,9 +284,7 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
         work.say("kept" + describe(best))
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
-        t, held = config.train, np.empty(0, int)
-        if t.calibration != "raw":
-            trainval, held = hold_out(work.bench, trainval, t.calibration_share, t.seed)
+        trainval, held = hold_out(work.bench, trainval, calibration_share(config.train), config.train.seed)
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
         calibrated = calibrate(work, model, held, best)
         result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),

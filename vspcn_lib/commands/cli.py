@@ -18,6 +18,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   resume RUN           finish an interrupted run with its own settings
   ablate               every row of the ablation table and every baseline, several seeds: records and a table
   sweep                search settings on validation classes (Optuna); several machines can share a study
+  calibrate            compare the calibrators of tau by nested validation inside trainval
   evaluate RUN         the metrics of a finished run, from its saved score matrix
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
@@ -68,8 +69,8 @@ def _train(a: options.Train) -> None:
 
     result = run(a.config, a.out, a.resume)
     print("\n" + _table(a.config, result))
-    print(f"validation tau {result['tau']:+.3f}, oracle tau {result['oracle']['tau']:+.3f} (chosen on test labels: "
-          f"not a result)\n{a.out}")
+    print(f"tau {result['tau']:+.3f} by {result.get('calibration', {'by': 'raw'})['by']}, oracle tau "
+          f"{result['oracle']['tau']:+.3f} (chosen on test labels: not a result)\n{a.out}")
 
 
 def _table(config: Config, result: dict[str, Any]) -> str:
@@ -128,6 +129,14 @@ def _sweep(a: options.Sweep) -> None:
     print("\n" + table.head(20).to_string(index=False, float_format="{:.3f}".format))
 
 
+def _calibrate(a: options.Calibrate) -> None:
+    from vspcn_lib.studies.calibration import ranking, study
+
+    record = study(a.config, a.draws, a.folds, a.out, a.record)
+    print("\nmean gap to the oracle, points of H\n"
+          + ranking({record["benchmark"]: record}).to_string(index=False, float_format="{:.2f}".format))
+
+
 def _bench(a: options.Bench) -> None:
     from vspcn_lib.bench.bench import bench
     from vspcn_lib.bench.report import draw, report
@@ -168,8 +177,8 @@ def _figures(a: options.Figures) -> None:
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
 COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _predict, "data": _data, "bench": _bench,
-            "resume": _resume, "ablate": _ablate, "sweep": _sweep, "record": _record, "exhibit": _exhibit,
-            "figures": _figures}
+            "resume": _resume, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate, "record": _record,
+            "exhibit": _exhibit, "figures": _figures}
 
 
 def main(argv: list[str] | None = None) -> int:

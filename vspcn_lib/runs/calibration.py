@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
+from vspcn_lib.config import TrainConfig
 from vspcn_lib.data.splits import Benchmark
 
 
@@ -173,10 +174,17 @@ def averaged(folds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return rows
 
 
+def calibration_share(train: TrainConfig) -> float:
+    """The share of training images that the final fit leaves out: none for raw, which reads none."""
+    return 0.0 if train.calibration == "raw" else train.calibration_share
+
+
 def hold_out(bench: Benchmark, indices: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training `indices` split in (fit, held-out), by class and `seed`: of each class the `share`, at least one image
-    where it has two, never its last one. Raises `CalibrationError` where no class has two."""
+    where it has two, never its last one; of a share of 0 nothing. Raises `CalibrationError` where no class has two."""
     rng, held = np.random.default_rng([seed, 2]), []
+    if not share:
+        return indices, np.empty(0, np.int64)
     for c in np.unique(bench.labels[indices]):
         images = rng.permutation(indices[bench.labels[indices] == c])
         held.append(images[:min(max(1, round(share * len(images))), len(images) - 1)])
