@@ -161,14 +161,15 @@ class TrainConfig:
     held_out: float = 0.2
     """share of the remaining training classes' images kept for selection (validation 'seen')"""
     folds: int = 1
-    """draws of validation classes that selection trains on: the benchmark's own, then others by the seed; epoch and tau
-    are those of the mean, the spread is an uncertainty; each costs a training, so more than 1 only where that is cheap"""
+    """draws of validation classes that selection trains with: the benchmark's own, then others by the seed; each costs
+    a training, and three chose no better tau than one (docs/calibration.md), but their spread is an uncertainty of H"""
     calibration: Literal["raw", "retention", "accuracy-kept", "median-shift", "standardised", "quartiles",
                          "score-spread", "temperature"] = "accuracy-kept"
-    """how tau gets from selection to the final model (runs/calibration.py, docs/calibration.md)"""
+    """how tau gets from selection to the final model (runs/calibration.py); the best in nested validation on three
+    benchmarks, where no test image is (docs/calibration.md)"""
     calibration_share: float = 0.1
     """share of each seen class's training images that the final fit leaves out, for `calibration` to read (raw reads
-    none and leaves out none)"""
+    none and leaves out none); a tenth is what the study measured, and costs about what one seed differs from another"""
     precision: Literal["no", "bf16"] = "no"
     """no: float32; bf16: mixed precision, on hardware that has it"""
 

@@ -112,7 +112,8 @@ def test_the_hold_out_is_drawn_by_class_and_leaves_each_one_image(tiny_folder):
     assert (held == hold_out(bench, bench.trainval, 0.1, 0)[1]).all()
     assert any((held != hold_out(bench, bench.trainval, 0.1, seed)[1]).any() for seed in (1, 2, 3))
     assert (np.bincount(bench.labels[hold_out(bench, bench.trainval, 0.5, 0)[0]])[bench.seen_classes] == 2).all()
-    few = np.append(bench.trainval[bench.labels[bench.trainval] == 0][:1], bench.trainval[bench.labels[bench.trainval] == 1])
+    first, second = (bench.trainval[bench.labels[bench.trainval] == c] for c in (0, 1))
+    few = np.append(first[:1], second)
     fit, held = hold_out(bench, few, 0.5, 0)
     assert set(bench.labels[fit]) == {0, 1} and set(bench.labels[held]) == {1}
     with pytest.raises(CalibrationError, match=r"train\.calibration to raw"):
