@@ -165,13 +165,13 @@ def _exhibit(a: options.Exhibit) -> None:
 
 def _figures(a: options.Figures) -> None:
     from vspcn_lib.studies.records import markdown, read_records, summary
-    from vspcn_lib.views.figures import draw_figures
+    from vspcn_lib.views.figures import draw_figures, fill_tables
 
     table = summary(read_records(a.records))
     print(table.to_string(index=False))
     a.out.mkdir(parents=True, exist_ok=True)
     (a.out / "results.md").write_text(markdown(table))
-    for path in draw_figures(a.records, a.out):
+    for path in [*draw_figures(a.records, a.out), *fill_tables(a.out.parent)]:
         print(path)
 
 
