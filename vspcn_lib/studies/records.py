@@ -86,9 +86,9 @@ def method(record: dict[str, Any]) -> str:
 
 
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Mean and standard deviation over seeds by benchmark and method: U, S, H at the validation tau, oracle H, ...
+    """Mean and standard deviation over seeds by benchmark and method: U, S, H at the run's own tau, oracle H, ...
 
-    Seconds are the median: one run on a busy machine should not speak for all.
+    `gap` is oracle H - H, what the choice of tau costs; AUSUC needs no tau. Seconds are the median: one run on a busy machine should not speak for all.
     """
     if not records:
         raise RunError("there is no record to show: make one with `record RUN FILE`, or name their folder")
@@ -99,7 +99,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
         settings = {f"{g}.{k}": v for g in config for k, v in config[g].items() if k != "seed"}
         rows.append({"benchmark": r["benchmark"], "method": method(record), "settings": settings,
                      **{k: r[k] for k in ("U", "S", "H", "CZSL")}, "oracle H": r["oracle"]["H"],
-                     "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
+                     "gap": r["oracle"]["H"] - r["H"], "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
                      "seconds": r["seconds"], "seeds": 1})
     for row in rows:  # runs of other settings are no seeds of each other: what differs becomes a part of the name
         others = [o["settings"] for o in rows if (o["benchmark"], o["method"]) == (row["benchmark"], row["method"])]
@@ -108,7 +108,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows).assign(method=[row["name"] for row in rows])
     groups = table.groupby(["benchmark", "method"])
     out = pd.DataFrame(index=groups.size().index)
-    for c in ("U", "S", "H", "oracle H", "CZSL", "AUSUC"):
+    for c in ("U", "S", "H", "oracle H", "gap", "CZSL", "AUSUC"):
         digits = 3 if c == "AUSUC" else 1
         spread = groups[c].std().fillna(np.nan)
         out[c] = [f"{m:.{digits}f}" + ("" if np.isnan(s) else f" ± {s:.{digits}f}")

@@ -18,13 +18,14 @@ from vspcn_lib.runs.workspace import open_benchmark
 from vspcn_lib.studies import tables
 from vspcn_lib.studies.records import EXHIBIT, STUDY, method, provenance, read_records
 from vspcn_lib.views import gallery, plots
+from vspcn_lib.views.calibration import draw_gaps
 from vspcn_lib.views.curves import draw_curves
 
 
 def draw_figures(records: Path, target: Path) -> list[Path]:
     """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
 
-    Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, and of each exhibit
+    Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, calibrators, and of each exhibit
     attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns the PNG files of these. birdlets'
     contact sheet comes from the renderer, so it has no numbers.
     """
@@ -40,6 +41,8 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
         drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
     for name, study in read_records(records / "sweeps", STUDY).items():
         drawn.append(plots.save(gallery.sweep_map(study), target / f"sweep_{name}.png", study))
+    if nested := read_records(records / "calibration", STUDY):
+        drawn.append(plots.save(draw_gaps(nested), target / "calibration.png", nested))
     for name, exhibit in read_records(records / "exhibits", EXHIBIT).items():
         drawn += _exhibit(name, exhibit, target)
     return drawn
