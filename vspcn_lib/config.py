@@ -164,7 +164,7 @@ class TrainConfig:
     """draws of validation classes that selection trains with: the benchmark's own, then others by the seed; each costs
     a training, and three chose no better tau than one (docs/calibration.md), but their spread is an uncertainty of H"""
     calibration: Literal["raw", "retention", "accuracy-kept", "median-shift", "standardised", "quartiles",
-                         "score-spread", "temperature"] = "retention"
+                         "score-spread", "temperature", "consensus"] = "consensus"
     """how tau gets from selection to the final model (runs/calibration.py); the best in nested validation on three
     benchmarks, where no test image is (docs/calibration.md)"""
     calibration_share: float = 0.1

@@ -13,6 +13,7 @@ from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.metrics import gzsl_metrics
 from vspcn_lib.runs.calibration import (
     CALIBRATORS,
+    NAMES,
     CalibrationError,
     Held,
     averaged,
@@ -99,7 +100,7 @@ def test_scores_that_do_not_differ_are_no_division_by_zero():
 
 
 def test_settings_name_the_calibrators_that_there_are():
-    assert set(typing.get_args(typing.get_type_hints(TrainConfig)["calibration"])) == set(CALIBRATORS)
+    assert set(typing.get_args(typing.get_type_hints(TrainConfig)["calibration"])) == set(NAMES)
     assert calibration_share(TrainConfig(calibration="raw")) == 0
     assert calibration_share(TrainConfig(calibration="retention", calibration_share=0.07)) == 0.07
 
@@ -142,3 +143,12 @@ def test_rows_of_folds_are_means_with_their_spread():
     assert rows[1] == {"epoch": 2, "H": 32.0, "tau": pytest.approx(3.2),
                        "carried": {"raw": pytest.approx(3.2), "retention": pytest.approx(0.32)},
                        "spread": {"H": pytest.approx(8**0.5), "retention": pytest.approx(8**0.5 / 100)}}
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), tau=st.floats(-1, 2))
+def test_the_consensus_is_the_middle_one_of_three(seed, tau):
+    selection, final = _held(seed), _held(seed + 1, n=60, scale=1.3, shift=0.5)
+    carried = carry(tau, selection)
+    three = sorted(land(n, carried, final) for n in ("retention", "median-shift", "standardised"))
+    assert land("consensus", carried, final) == three[1]

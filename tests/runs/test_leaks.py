@@ -104,7 +104,7 @@ def test_a_run_keeps_its_tau_how_it_came_and_what_it_read(world, folds, tmp_path
     config = update(world.config, {"train": {"folds": folds}})
     result = run(config, tmp_path / "r", work=replace(world, config=config))
     found, best = result["calibration"], result["validation"]
-    assert result["tau"] == found["tau"] == found["taus"]["retention"] and found["by"] == "retention"
+    assert result["tau"] == found["tau"] == found["taus"]["consensus"] and found["by"] == "consensus"
     assert found["taus"]["raw"] == best["tau"] and found["held_out"] == 5  # one image of each seen class
     assert result["trained_on"] + found["held_out"] == len(world.bench.trainval)
     assert 0 <= found["retention"]["final"] <= 1 and found["retention"]["selection"] == best["carried"]["retention"]

@@ -139,6 +139,8 @@ def temperature(held: Held) -> Scale:
 CALIBRATORS: dict[str, Callable[[Held], Scale]] = {
     "raw": raw, "retention": retention, "accuracy-kept": accuracy_kept, "median-shift": median_shift,
     "standardised": standardised, "quartiles": quartiles, "score-spread": score_spread, "temperature": temperature}
+CONSENSUS = ("retention", "median-shift", "standardised")  # their median: where one errs, the two others outvote it
+NAMES = (*CALIBRATORS, "consensus")
 
 
 def carry(tau: float, held: Held) -> dict[str, float]:
@@ -148,6 +150,8 @@ def carry(tau: float, held: Held) -> dict[str, float]:
 
 def land(name: str, carried: dict[str, float], held: Held) -> float:
     """The final model's tau: what calibrator `name` carries over, back in the score units of the final model."""
+    if name == "consensus":
+        return float(np.median([land(n, carried, held) for n in CONSENSUS]))
     return CALIBRATORS[name](held).back(carried[name])
 
 

@@ -107,7 +107,7 @@ def calibrate(work: Workspace, model: ZeroShotModel, held: np.ndarray, selected:
     guard(bench, held, bench.unseen_classes, "calibration")
     scores = score(work, model, held, np.arange(bench.num_classes))
     seen = calibration.Held(scores, bench.labels[held], bench.unseen_mask)
-    taus = {n: calibration.land(n, selected["carried"], seen) for n in calibration.CALIBRATORS}
+    taus = {n: calibration.land(n, selected["carried"], seen) for n in calibration.NAMES}
     return {"by": name, "tau": taus[name], "held_out": len(held),
             "retention": {"selection": selected["carried"]["retention"],
                           "final": calibration.retention(seen).to(taus[name])}, "taus": taus}

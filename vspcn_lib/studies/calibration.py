@@ -15,7 +15,7 @@ from vspcn_lib import metrics
 from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.calibration import CALIBRATORS, hold_out
+from vspcn_lib.runs.calibration import NAMES, hold_out
 from vspcn_lib.runs.folder import RunFolder, replacing
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.system.environment import environment
@@ -112,7 +112,7 @@ def ranking(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     table = table.dropna()
     out = table["mean"].copy()
     out["mean"], out["worst"] = table["mean"].mean(axis=1), table["max"].max(axis=1)
-    order = {name: i for i, name in enumerate(CALIBRATORS)}
+    order = {name: i for i, name in enumerate(NAMES)}
     out = out.reset_index()
     out["order"] = out["calibrator"].map(order)
     return out.sort_values(["mean", "folds", "order"]).drop(columns="order").reset_index(drop=True)

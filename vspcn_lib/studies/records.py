@@ -88,7 +88,8 @@ def method(record: dict[str, Any]) -> str:
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Mean and standard deviation over seeds by benchmark and method: U, S, H at the run's own tau, oracle H, ...
 
-    `gap` is oracle H - H, what the choice of tau costs; AUSUC needs no tau. Seconds are the median: one run on a busy machine should not speak for all.
+    `gap` is oracle H - H, what the choice of tau costs; AUSUC needs no tau. Seconds are the median: one run on a busy
+    machine should not speak for all.
     """
     if not records:
         raise RunError("there is no record to show: make one with `record RUN FILE`, or name their folder")

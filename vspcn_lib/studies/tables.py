@@ -26,10 +26,10 @@ def tidy(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
                      "row": record.get("row", name), "seed": r["seed"], **{k: r[k] for k in ("U", "S", "H")},
                      "oracle H": r["oracle"]["H"], "gap": r["oracle"]["H"] - r["H"],
                      "tau by": r.get("calibration", {"by": "raw"})["by"],
-                     "fold std": r["validation"].get("spread", {"H": np.nan})["H"], "CZSL": r["CZSL"], "AUSUC": r["AUSUC"],
-                     "validation H": r["validation"]["H"], "trainable": r["parameters"]["trainable"],
-                     "total": r["parameters"]["total"], "seconds": r["seconds"], "GiB": r["peak_gib"],
-                     "commit": r["environment"]["commit"]})
+                     "fold std": r["validation"].get("spread", {"H": np.nan})["H"],
+                     "CZSL": r["CZSL"], "AUSUC": r["AUSUC"], "validation H": r["validation"]["H"],
+                     "trainable": r["parameters"]["trainable"], "total": r["parameters"]["total"],
+                     "seconds": r["seconds"], "GiB": r["peak_gib"], "commit": r["environment"]["commit"]})
     return pd.DataFrame(rows)
 
 
@@ -105,7 +105,7 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
                    for r in records.values()})
     return (f"Ours: {'; '.join(ours)}; made by {', '.join(made)} (other work may have run beside it: `seconds` are no "
             "benchmark). `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; other data and "
-            "another backbone, so only the order of rows compares. U, S, H at a tau chosen without test images, "
-            "by the calibrator in `tau by`; `validation H` chooses settings; `oracle H` picks tau on test labels and is no "
-            "result, `gap` is what is lost to it. Brackets: paired 95 % "
-            "bootstrap interval over test classes, of the seeds that both rows have.")
+            "another backbone, so only the order of rows compares. U, S, H at a tau chosen without test images, by the "
+            "calibrator in `tau by`; `validation H` chooses settings; `oracle H` picks tau on test labels and is no "
+            "result, `gap` is what is lost to it. Brackets: paired 95 % bootstrap interval over test classes, of the "
+            "seeds that both rows have.")

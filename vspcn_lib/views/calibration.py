@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vspcn_lib import metrics
-from vspcn_lib.runs.calibration import CALIBRATORS, Held, calibration_share, carry, hold_out, land
+from vspcn_lib.runs.calibration import NAMES, Held, calibration_share, carry, hold_out, land
 from vspcn_lib.runs.evaluation import score
 from vspcn_lib.runs.folder import RunFolder, replacing
 from vspcn_lib.runs.workspace import Workspace
@@ -63,7 +63,7 @@ class Story:
         """One row a calibrator, and the oracle: tau in the final model, test U, S, H, and the gap to the oracle."""
         best = self.test.at(self.test.best).H
         rows = []
-        for name in [*CALIBRATORS, "oracle"]:
+        for name in [*NAMES, "oracle"]:
             chosen = self.test.best if name == "oracle" else self.landing(name, tau)
             m = self.test.at(chosen)
             rows.append({"calibrator": name, "tau": chosen, "U": m.U, "S": m.S, "H": m.H, "gap": best - m.H})
@@ -110,8 +110,8 @@ def _histogram(ax: Axes, margins: dict[str, np.ndarray], bins: np.ndarray, lines
         ax.hist(values, bins, density=True, alpha=0.45, color=colour, label=f"{name} ({len(values)})")
     for i, (name, (tau, style)) in enumerate(lines.items()):
         ax.axvline(tau, color="black", ls=style, lw=1.5)
-        ax.text(tau, 0.98 - 0.08 * i, f" {name} {tau:+.2f}", transform=ax.get_xaxis_transform(), va="top", fontsize=8)
-    ax.set(xlabel="margin: best seen − best unseen score", yticks=[], ylim=(0, 1.25 * ax.get_ylim()[1]))
+        ax.text(tau, 0.72 - 0.08 * i, f" {name} {tau:+.2f}", transform=ax.get_xaxis_transform(), va="top", fontsize=8)
+    ax.set(xlabel="margin: best seen − best unseen score", yticks=[])
     ax.legend(fontsize=8, loc="upper left", frameon=False)
 
 
@@ -130,14 +130,14 @@ def draw_story(story: Story, tau: float, calibrator: str) -> Figure:
                {calibrator: (landed, "-"), "oracle": (test.best, ":")})
     top = max(left.get_ylim()[1], middle.get_ylim()[1])
     for ax, title in ((left, "selection"), (middle, "final model")):
-        ax.set(title=title, ylim=(0, top))
+        ax.set(title=title, ylim=(0, 1.35 * top))
     colours = [COLOURS[1] if n == "oracle" else COLOURS[0] if n == calibrator else COLOURS[5]
                for n in table["calibrator"]]
     right.barh(table["calibrator"], table["H"], color=colours)
     for i, (h, gap) in enumerate(zip(table["H"], table["gap"], strict=True)):
-        right.text(h, i, f" {h:.1f}" if gap == 0 else f" {h:.1f} (−{gap:.1f})", va="center", fontsize=8)
+        right.text(h, i, f" {h:.1f}" if gap < 0.05 else f" {h:.1f} (−{gap:.1f})", va="center", fontsize=8)
     right.invert_yaxis()
-    right.set(xlabel="test H (%)", xlim=(0, 1.35 * table["H"].max()))
+    right.set(xlabel="test H (%)", xlim=(0, 1.45 * max(1.0, table["H"].max())))
     return figure
 
 
@@ -149,13 +149,14 @@ def draw_gaps(records: dict[str, dict[str, Any]]) -> Figure:
                                 table.groupby("record"), strict=True):
         counts = sorted(part["folds"].unique())
         for k, (folds, colour) in enumerate(zip(counts, COLOURS, strict=False)):
-            for i, calibrator in enumerate(CALIBRATORS):
+            for i, calibrator in enumerate(NAMES):
                 found = part[(part["folds"] == folds) & (part["calibrator"] == calibrator)]["gap"]
                 place = i + 0.36 * (k - (len(counts) - 1) / 2)
                 ax.plot(found, np.full(len(found), place), "o", color=colour, alpha=0.35, ms=4, mec="none")
                 ax.plot(found.mean(), place, "|", color=colour, ms=13, mew=2.5,
-                        label=f"{folds} fold{'s' * (folds > 1)}, mean" if i == 0 else None)
-        ax.set(yticks=range(len(CALIBRATORS)), yticklabels=list(CALIBRATORS), xlabel="oracle H − H (points)", title=name)
+                        label=f"{folds} fold{'s' if folds > 1 else ''}, mean" if i == 0 else None)
+        ax.set(yticks=range(len(NAMES)), yticklabels=list(NAMES), title=name)
+        ax.set_xlabel("oracle H − H (points)")
         ax.set_xlim(left=-0.3)
     ax.invert_yaxis()
     handles, labels = ax.get_legend_handles_labels()

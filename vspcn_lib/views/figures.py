@@ -25,9 +25,9 @@ from vspcn_lib.views.curves import draw_curves
 def draw_figures(records: Path, target: Path) -> list[Path]:
     """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
 
-    Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, calibrators, and of each exhibit
-    attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns the PNG files of these. birdlets'
-    contact sheet comes from the renderer, so it has no numbers.
+    Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, the comparison of
+    calibrators, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns
+    the PNG files of these. birdlets' contact sheet comes from the renderer, so it has no numbers.
     """
     found = read_records(records)
     benchmarks = sorted({r["result"]["benchmark"] for r in found.values()})
