@@ -162,14 +162,14 @@ class TrainConfig:
     """share of the remaining training classes' images kept for selection (validation 'seen')"""
     folds: int = 1
     """draws of validation classes that selection trains with: the benchmark's own, then others by the seed; each costs
-    a training, and three chose no better tau than one (docs/calibration.md), but their spread is an uncertainty of H"""
+    a training, so 1, though three chose a slightly better tau (docs/calibration.md) and their spread is an uncertainty"""
     calibration: Literal["raw", "retention", "accuracy-kept", "median-shift", "standardised", "quartiles",
                          "score-spread", "temperature", "consensus"] = "consensus"
-    """how tau gets from selection to the final model (runs/calibration.py); the best in nested validation on three
-    benchmarks, where no test image is (docs/calibration.md)"""
+    """how tau gets from selection to the final model (runs/calibration.py); the default had the least gap in nested
+    validation on three benchmarks, where no test image is (docs/calibration.md)"""
     calibration_share: float = 0.1
     """share of each seen class's training images that the final fit leaves out, for `calibration` to read (raw reads
-    none and leaves out none); a tenth is what the study measured, and costs about what one seed differs from another"""
+    none and leaves out none); a tenth is what the study measured, and no cost in oracle H was seen beyond its noise"""
     precision: Literal["no", "bf16"] = "no"
     """no: float32; bf16: mixed precision, on hardware that has it"""
 

@@ -16,7 +16,8 @@ from vspcn_lib.data.birdlets import contact_sheet
 from vspcn_lib.data.images import decode
 from vspcn_lib.runs.workspace import open_benchmark
 from vspcn_lib.studies import tables
-from vspcn_lib.studies.records import EXHIBIT, STUDY, method, provenance, read_records
+from vspcn_lib.studies.calibration import ranking
+from vspcn_lib.studies.records import EXHIBIT, STUDY, markdown, method, provenance, read_records
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.calibration import draw_gaps
 from vspcn_lib.views.curves import draw_curves
@@ -43,6 +44,8 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
         drawn.append(plots.save(gallery.sweep_map(study), target / f"sweep_{name}.png", study))
     if nested := read_records(records / "calibration", STUDY):
         drawn.append(plots.save(draw_gaps(nested), target / "calibration.png", nested))
+        (target / "calibration.md").write_text(markdown(ranking(nested).map(
+            lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell)))
     for name, exhibit in read_records(records / "exhibits", EXHIBIT).items():
         drawn += _exhibit(name, exhibit, target)
     return drawn
