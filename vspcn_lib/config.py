@@ -26,7 +26,7 @@ class DataConfig:
     """What is read: the benchmark, the image size and the attribute vectors."""
 
     benchmark: str = "birdlets"
-    """images, attributes and split: birdlets, cub100, cub, sun, awa2, or the path of a folder benchmark"""
+    """images, attributes and split: birdlets, cub100, awa35, cub, sun, awa2, or the path of a folder benchmark"""
     root: str = ""
     """where the benchmark lies; empty: $VSPCN_DATA, else ../shared/data beside the repository, else ./data"""
     size: int = 112
@@ -34,7 +34,14 @@ class DataConfig:
     images_per_class: int = 0
     """use at most this many images of each class to train and to validate (0: all); test images are never thinned"""
     vectors: str = "glove-50"
-    """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings), or a file in word2vec format"""
+    """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings); a file in word2vec or GloVe
+    format, or a .npy of one row an attribute; a folder of a sentence-transformers model or of a CLIP text tower"""
+    template: str = "The picture shows: {}."
+    """the sentence that a sentence encoder reads, {} being the attribute's phrase; word vectors read the words alone"""
+    mean: str = ""
+    """channel means of pixels in 0..1 that the weights expect, as 0.485,0.456,0.406; empty: what timm's record says"""
+    std: str = ""
+    """channel standard deviations of pixels in 0..1 that the weights expect; empty: what timm's record says"""
 
     def __post_init__(self) -> None:
         check_range("data.size", self.size, 16, 2048)
@@ -68,8 +75,8 @@ class ModelConfig:
     """The frozen ViT and what VSPCN puts into it (design symbols in brackets)."""
 
     backbone: str = "packaged:vit-s14"
-    """the frozen ViT: packaged:vit-s14 (no model hub needed), a timm name (weights from the hub), or
-    NAME@FILE.safetensors"""
+    """the frozen ViT: packaged:vit-s14 or packaged:clip-vit-b16 (no model hub needed), a timm name (weights from the
+    hub), or NAME@FILE, NAME being timm's, of .safetensors, .pth or Google's .npz"""
     method: str = "vspcn"
     """vspcn, or a peer or baseline under the same protocol, whose own settings are the group `method`; without prompts
     vspcn is the linear head on the frozen ViT"""
@@ -223,7 +230,7 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
         if not isinstance(values, dict):
             raise ConfigError(f"the group '{group}' must hold fields and their values, not {type(values).__name__}")
     name = changes.get("model", {}).get("method", config.model.method)
-    if name not in MethodConfig.known:
+    if not isinstance(name, str) or name not in MethodConfig.known:
         raise ConfigError(f"model.method = {name!r}: choose one of {', '.join(MethodConfig.known)}")
     if name != config.model.method:
         changes = {**changes, "method": changes.get("method", {})}
@@ -247,7 +254,8 @@ def read_config(found: Any) -> Config:
     if isinstance(training, dict) and "calibration" not in training:  # before there was a choice, the raw tau was kept
         found = {**found, "train": {**training, "calibration": "raw"}}
     model = found.get("model", {}) if isinstance(found, dict) else {}
-    method = MethodConfig.known.get(model.get("method", MethodConfig.name)) if isinstance(model, dict) else None
+    name = model.get("method", MethodConfig.name) if isinstance(model, dict) else None
+    method = MethodConfig.known.get(name) if isinstance(name, str) else None
     if method is None or "method" in found:
         return update(Config(), found)
     model = dict(model)  # written before methods had settings of their own: all of them lay in one group

@@ -55,6 +55,11 @@ class VSPCN(ZeroShotModel):
         return cls(backbone, word_vectors, config.model)
 
     @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Where semantic prompts meet attribute tokens."""
+        return bool(config.model.semantic_prompts) and (config.model.weak or config.model.strong)
+
+    @classmethod
     def check(cls, config: Config, backbone: FrozenViT, attributes: int) -> None:
         """Raise `ConfigError` where the first strong block is beyond the last block of the ViT."""
         check_range("model.first_strong_block", config.model.first_strong_block, 1, len(backbone.blocks))

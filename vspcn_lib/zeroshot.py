@@ -100,6 +100,11 @@ class ZeroShotModel(nn.Module):
         """
 
     @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Whether the method reads the attributes' vectors, so that a run without any is an error."""
+        return False
+
+    @classmethod
     def cached(cls, config: Config) -> bool:
         """Whether what the method reads of an image never changes, so that the frozen ViT sees each image once."""
         return False

@@ -53,7 +53,7 @@ def _small_vit(patch, tmp_path):
     _no_cache(patch, tmp_path)
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=1)
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
-    patch.setattr("vspcn_lib.encoders.backbone._from_file", lambda *a: _Stop)
+    patch.setattr("vspcn_lib.runs.workspace.load_backbone", lambda *a, **k: _Stop)
 
 
 class _Stop:

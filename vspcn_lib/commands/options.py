@@ -21,7 +21,8 @@ class Train:
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     preset: str = "birdlets"
-    """start from these settings: birdlets, cub100, cub100-small, cub, sun, awa2, each also with -linear"""
+    """start from these settings: birdlets, cub100, cub100-small, cub100-clip, awa35, awa35-small, cub, sun, awa2, each
+    also with -linear"""
     out: Path = Path("outputs/run")
     """run folder"""
     resume: bool = False
@@ -58,7 +59,7 @@ class Data:
     action: Annotated[tyro.conf.Positional[Literal["fetch", "verify"]], tyro.conf.arg(metavar="ACTION")]
     """fetch: download, check and unpack; verify: what is there, what is missing (exit status 2 until it is ready)"""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """cub, sun, awa2, or (verify only) cub100"""
+    """cub, sun, awa2, or (verify only) cub100, birdlets or the path of your own folder"""
     root: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """folder that holds the benchmarks; default: $VSPCN_DATA, else ../shared/data beside the repository where they are
     there, else ./data"""

@@ -21,7 +21,7 @@ from vspcn_lib.panels.fields import Choice, Slider, field_help
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots
-from vspcn_lib.views.capture import attention_maps
+from vspcn_lib.views.capture import attention_maps, vit_attention
 from vspcn_lib.views.probe import Probe
 from vspcn_lib.views.trained import load_trained
 
@@ -165,7 +165,7 @@ class Attention:
         At most eight, and none that has less than `NAMED` of the attention.
         """
         maps, layout = self.maps(state.image), self.model.layout
-        prefix, visual, semantic, _ = layout.split(maps[f"backbone.vit.blocks.{state.block - 1}.attn"].mean(1))
+        prefix, visual, semantic, _ = layout.split(vit_attention(self.model, maps, state.block))
         rows = {"cls": prefix[0, :1], "visual": visual[0], "semantic": semantic[0]}[state.stream]
         prompt = self.prompt(state)
         rows = rows.mean(0) if prompt < 0 else rows[prompt]

@@ -135,6 +135,7 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
         "peak_gib": round(peak_mib(work.accelerator.device) / 2**10, 2),
         "benchmark": bench.name, "split": bench.split_hash, "note": bench.note,
         "backbone": work.backbone.source, "vectors": work.vector_source,
+        "vector_notes": list(work.vector_notes),
         "seed": work.config.train.seed, "environment": made_by(folder),
     }
 

@@ -16,9 +16,11 @@ from tqdm.auto import tqdm
 from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.data.images import Batches, Order, epoch_rows, image_cache
+from vspcn_lib.data.photos import compare_photos
 from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
-from vspcn_lib.encoders.semantics import attribute_vectors, check_source
+from vspcn_lib.encoders.semantics import check_source, vectors_if_any
 from vspcn_lib.methods.registry import build, method
 from vspcn_lib.runs.folder import together
 from vspcn_lib.runs.processes import own_rows, state
@@ -46,6 +48,8 @@ class Workspace:
     vector_source: str
     backbone: FrozenViT
     accelerator: Accelerator
+    vector_notes: tuple[str, ...] = ()
+    """what the text encoder left out, and attributes with equal vectors"""
     known: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     """by the function that computes it: what frozen methods keep of the images [n,...], and which are computed [n]; a
     workspace of the same data with other settings shares it"""
@@ -58,25 +62,29 @@ class Workspace:
         keep_freed_memory()
         check_source(config.data.vectors)
         with state().main_process_first():  # of several processes one fills a cache, the others find it
-            backbone = backbone or load_backbone(config.model.backbone, config.data.size)
+            if backbone is None:
+                config.check_patch(inspect(config.model.backbone))  # before a download or a large file
+                backbone = load_backbone(config.model.backbone, config.data.size, mean=config.data.mean,
+                                         std=config.data.std)
             config.check_patch(backbone.patch)
             bench = open_benchmark(config.data)
         method(config).check(config, backbone, len(bench.attribute_names))
-        vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
+        vectors = vectors_if_any(bench.attribute_names, config.data.vectors, bench.phrases, config.data.template,
+                                 needed=method(config).reads_words(config))
         with together():
             accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
-            for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
-                block.attn.fused_attn = False
+            backbone.unfuse()  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
         with accelerator.main_process_first():
+            bench = compare_photos(bench, progress=not quiet)
             pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
         tag = backbone.source
-        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
-                   backbone.to(accelerator.device), accelerator, quiet=quiet)
-        if bench.note:
-            work.say(bench.note)
-        work.say(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
-                 f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
+        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors.values)), vectors.source,
+                   backbone.to(accelerator.device), accelerator, vectors.notes, quiet=quiet)
+        for note in (*bench.notes, *filter(None, [tag.get("note")]), *vectors.notes):
+            work.say(note)
+        work.say(f"{bench.name}: {bench.described} | backbone {tag['tag']} ({tag['source']}, sha256 "
+                 f"{tag['sha256'][:12]}{', pixels ' + tag['pixels'] if 'pixels' in tag else ''}) | {vectors.source}")
         return work
 
     def autocast(self) -> torch.autocast:

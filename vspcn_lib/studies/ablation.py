@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
+from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.studies.records import anywhere, config_of, markdown, read_records
 from vspcn_lib.studies.rows import ROWS, row
 from vspcn_lib.studies.runner import Job, execute
@@ -25,8 +25,7 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
     """
     check_range("--processes", processes, 0, 1024)
     check_range("--seeds", seeds, 1, 10**6)
-    patch = int((re.findall(r"patch(\d+)", base.model.backbone) or ["14"])[0])
-    changes = {**FAST, "data": {**FAST["data"], "size": 3 * patch}} if fast else {}
+    changes = {**FAST, "data": {**FAST["data"], "size": 3 * inspect(base.model.backbone)}} if fast else {}
 
     def setting(name: str, seed: int) -> Config:
         return update(row(base, name, seed), changes)
@@ -45,7 +44,7 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
                  anywhere(setting(record["row"], record["config"]["train"]["seed"])))}
     print("\n" + ablation_table({name: found[name] for name in found if name in made}).to_string(index=False))
     if found:  # every row of these settings in the folder: they may have been run one call at a time
-        (records / "table.md").write_text(f"{markdown(ablation_table(found))}\n{caption(found)}\n")
+        (records / "table.md").write_text(f"{markdown(ablation_table(found))}\n{caption(found)}\n", encoding="utf-8")
     for name, message in failed.items():
         print(f"FAILED {name}: {message}")
     return failed
