@@ -162,7 +162,7 @@ class TrainConfig:
     accumulate: int = 1
     """batches to one optimiser step"""
     augment: bool = True
-    """random resized crop, flip, colour jitter; ignored for the linear head on frozen features"""
+    a training, so 1, though three chose a slightly better tau (docs/calibration.md); their spread is kept"""
     seed: int = 0
     """of the first weights, the held-out images, the order of images and their augmentation"""
     held_out: float = 0.2
