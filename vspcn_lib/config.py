@@ -101,8 +101,7 @@ class ModelConfig:
     embedding: Literal["visual-to-semantic", "semantic-to-visual"] = "visual-to-semantic"
     """where image and prototype meet: in attribute space, or in the ViT's feature space"""
     readout: Literal["cls", "cls+semantic"] = "cls"
-    """whose scores classify: the cls token's (the paper), or their mean with the mean semantic prompt's, where there
-    are semantic prompts"""
+    """whose scores classify: the cls token's (the paper), or their mean with the mean semantic prompt's, if any"""
     recompute: bool = False
     """compute the ViT's blocks again in the backward pass instead of keeping their activations: for large inputs"""
     scale: float = 20.0
@@ -147,8 +146,7 @@ class TrainConfig:
     epochs: int = 6
     """most epochs to train; the epoch kept is the best on validation classes"""
     head_epochs: int = 0
-    """epochs of the heads alone, on the features of the model's start, before everything trains (0: the paper, heads
-    start at random with the rest); a short budget gains by it, see the cub presets"""
+    """epochs of the heads alone before everything trains (0: none, as the paper); short budgets gain, see cub presets"""
     head_lr: float = 1e-3
     """learning rate of `head_epochs` alone, constant; not `lr`, which rows that fine-tune the ViT must lower"""
     batch_size: int = 32
@@ -162,21 +160,18 @@ class TrainConfig:
     accumulate: int = 1
     """batches to one optimiser step"""
     augment: bool = True
-    a training, so 1, though three chose a slightly better tau (docs/calibration.md); their spread is kept"""
+    """random resized crop, flip, colour jitter; ignored for the linear head on frozen features"""
     seed: int = 0
     """of the first weights, the held-out images, the order of images and their augmentation"""
     held_out: float = 0.2
     """share of the remaining training classes' images kept for selection (validation 'seen')"""
     folds: int = 1
-    """draws of validation classes that selection trains with: the benchmark's own, then others by the seed; each costs
-    a training, so 1, though three chose a slightly better tau (docs/calibration.md) and their spread is an uncertainty"""
+    """draws of validation classes to select with: the benchmark's own, then others by seed; each costs a training"""
     calibration: Literal["raw", "retention", "accuracy-kept", "median-shift", "standardised", "quartiles",
                          "score-spread", "temperature", "consensus"] = "consensus"
-    """how tau gets from selection to the final model (runs/calibration.py); the default had the least gap in nested
-    validation on three benchmarks, where no test image is (docs/calibration.md)"""
+    """how tau gets from selection to the final model; the default won a nested validation (docs/calibration.md)"""
     calibration_share: float = 0.1
-    """share of each seen class's training images that the final fit leaves out, for `calibration` to read (raw reads
-    none and leaves out none); a tenth is what the study measured, and no cost in oracle H was seen beyond its noise"""
+    """share of a class's training images that the final fit leaves out for `calibration`; raw leaves out none"""
     precision: Literal["no", "bf16"] = "no"
     """no: float32; bf16: mixed precision, on hardware that has it"""
 
@@ -250,9 +245,8 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 def read_config(found: Any) -> Config:
     """The config that `as_dict` wrote, also by an earlier version; raises `ConfigError` as `update` does."""
-    training = found.get("train") if isinstance(found, dict) else None
-    if isinstance(training, dict) and "calibration" not in training:  # before there was a choice, the raw tau was kept
-        found = {**found, "train": {**training, "calibration": "raw"}}
+    if isinstance(found, dict) and isinstance(found.get("train"), dict):  # without a choice the raw tau was kept
+        found = {**found, "train": {"calibration": "raw", **found["train"]}}
     model = found.get("model", {}) if isinstance(found, dict) else {}
     name = model.get("method", MethodConfig.name) if isinstance(model, dict) else None
     method = MethodConfig.known.get(name) if isinstance(name, str) else None

@@ -22,7 +22,7 @@ from vspcn_lib.config import Config
 from vspcn_lib.data.images import epoch_rows, shuffled
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out
+from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out, thin
 from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
 from vspcn_lib.runs.folder import RunError, RunFolder, together
 from vspcn_lib.runs.pieces import Objective, Pieces
@@ -47,15 +47,6 @@ def selection_split(bench: Benchmark, share: float, seed: int) -> tuple[np.ndarr
         held.append(images[:cut])
         fit.append(images[cut:])
     return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held))
-
-
-def thin(bench: Benchmark, indices: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """At most `per_class` of `indices` for each class, drawn by `seed`; 0 keeps all."""
-    if not per_class:
-        return indices
-    shuffled = np.random.default_rng(seed).permutation(indices)
-    labels = bench.labels[shuffled]
-    return np.sort(np.concatenate([shuffled[labels == c][:per_class] for c in np.unique(labels)]))
 
 
 @contextlib.contextmanager
