@@ -146,7 +146,7 @@ class TrainConfig:
     epochs: int = 6
     """most epochs to train; the epoch kept is the best on validation classes"""
     head_epochs: int = 0
-    """epochs of the heads alone before everything trains (0: none, as the paper); short budgets gain, see cub presets"""
+    """epochs of the heads alone before everything trains (0: none, as the paper); short budgets gain: cub presets"""
     head_lr: float = 1e-3
     """learning rate of `head_epochs` alone, constant; not `lr`, which rows that fine-tune the ViT must lower"""
     batch_size: int = 32
