@@ -7,7 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,12 @@ def test_pages_are_short_and_their_links_lead_somewhere(page):
     assert len(text.splitlines()) <= (130 if page.name == "README.md" else 150)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_installed_command_exists():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module, _, name = project["project"]["scripts"]["vspcn"].partition(":")
+    assert getattr(import_module(module), name) is main
 
 
 def test_importing_the_package_loads_nothing():

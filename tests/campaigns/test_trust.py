@@ -207,13 +207,14 @@ def test_pieces_give_the_gradients_and_statistics_of_the_whole_batch(work):
         model.features = features
         rows = torch.as_tensor(work.bench.prototypes[:5])
 
-        def objective(embedded, targets):
+        def objective(features, embedded, targets):
             p = model.heads.prototypes(rows)
             return losses.total(model.heads.scores(embedded, p), embedded, targets, p[targets], 20.0, work.config.loss)
 
         torch.manual_seed(1)
         for _ in range(2):  # two batches add up
-            pieces.backward(torch.randn(7, 3, 32, 32), torch.arange(7) % 5, objective)
+            targets = torch.arange(7) % 5
+            pieces.backward(torch.randn(7, 3, 32, 32), rows[targets], targets, objective)
         return ({n: p.grad.clone() for n, p in model.trainable().items()},
                 {n: b.clone() for n, b in model.heads.named_buffers()}, pieces)
 
