@@ -35,8 +35,8 @@ def nested_split(bench: Benchmark, draw: int) -> Benchmark:
     outer = max(1, round(len(seen) * len(bench.unseen_classes) / bench.num_classes))
     inner = max(1, round((len(seen) - outer) * len(bench.val_classes) / len(seen)))
     test = np.isin(labels, order[:outer])
-    parts = replace(bench, image_paths=tuple(bench.image_paths[i] for i in images), labels=labels, notes=(), published=False,
-                    class_names=tuple(bench.class_names[c] for c in seen), prototypes=bench.prototypes[seen],
+    parts = replace(bench, image_paths=tuple(bench.image_paths[i] for i in images), labels=labels, notes=(),
+                    published=False, class_names=tuple(bench.class_names[c] for c in seen), prototypes=bench.prototypes[seen],
                     trainval=np.flatnonzero(~test), test_seen=np.flatnonzero(~test), test_unseen=np.flatnonzero(test),
                     val_classes=np.sort(order[outer:outer + inner]))
     fit, held = hold_out(parts, parts.trainval, SEEN_TEST, draw)
