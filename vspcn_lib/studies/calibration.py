@@ -13,7 +13,7 @@ import pandas as pd
 
 from vspcn_lib import metrics
 from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
-from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.data.splits import Benchmark, BenchmarkError
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.calibration import NAMES, hold_out
 from vspcn_lib.runs.folder import RunFolder, replacing
@@ -32,11 +32,14 @@ def nested_split(bench: Benchmark, draw: int) -> Benchmark:
     """
     rng, images, seen = np.random.default_rng([draw, 3]), bench.trainval, bench.seen_classes
     order, labels = rng.permutation(len(seen)), np.searchsorted(seen, bench.labels[images])
-    outer = max(1, round(len(seen) * len(bench.unseen_classes) / bench.num_classes))
+    if len(seen) < 3:
+        raise BenchmarkError(f"{bench.name}: {len(seen)} seen classes are too few for nested validation, which needs 3")
+    outer = min(max(1, round(len(seen) * len(bench.unseen_classes) / bench.num_classes)), len(seen) - 2)
     inner = max(1, round((len(seen) - outer) * len(bench.val_classes) / len(seen)))
     test = np.isin(labels, order[:outer])
     parts = replace(bench, image_paths=tuple(bench.image_paths[i] for i in images), labels=labels, notes=(),
-                    published=False, class_names=tuple(bench.class_names[c] for c in seen), prototypes=bench.prototypes[seen],
+                    published=False, class_names=tuple(bench.class_names[c] for c in seen),
+                    prototypes=bench.prototypes[seen],
                     trainval=np.flatnonzero(~test), test_seen=np.flatnonzero(~test), test_unseen=np.flatnonzero(test),
                     val_classes=np.sort(order[outer:outer + inner]))
     fit, held = hold_out(parts, parts.trainval, SEEN_TEST, draw)
