@@ -21,8 +21,11 @@ from vspcn_lib.config import Config
 from vspcn_lib.data.images import epoch_rows, shuffled
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
+from vspcn_lib.runs.counts import check_counts
 from vspcn_lib.runs.evaluation import describe, evaluate, guard, made_by, validate
+from vspcn_lib.runs.finished import check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder, together
+from vspcn_lib.runs.kept import Kept
 from vspcn_lib.runs.pieces import Objective, Pieces
 from vspcn_lib.runs.processes import own_rows, sum_gradients
 from vspcn_lib.runs.workspace import FeatureBatches, Workspace
@@ -87,6 +90,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     c, bench, acc = work.config, work.bench, work.accelerator
     classes = np.unique(bench.labels[indices])
     guard(bench, indices, np.union1d(bench.unseen_classes, bench.val_classes if validation else []), phase)
+    check_counts(c, bench, phase, indices, validation)
     if method(c).candidates:
         return _solve(work, indices, classes, epochs, validation)
     position = torch.full((bench.num_classes,), -1, device=acc.device)
@@ -248,7 +252,8 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
 
     Returns {"best": row, "epochs": rows}. No test image is read, so settings may be compared by best["H"].
     """
-    folder.check_inputs(work.inputs, work.accelerator.is_main_process)
+    if missing := folder.check_inputs(work.inputs, work.accelerator.is_main_process):
+        work.say(f"{folder.path} began under an older version, which did not keep {', '.join(missing)}: unchecked")
     selected = folder.read_json("selection.json")
     if selected is None:
         t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
@@ -271,6 +276,7 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
     with RunFolder.open(out, config, resume) as folder:
         done = folder.read_json("result.json")
         if done:
+            check_finished(folder, done, config, work and work.inputs)
             return done
         work = work or Workspace.open(config)
         with together():
@@ -283,10 +289,11 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
         result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
-                  "seconds": round(earlier + time.monotonic() - start, 1)}
+                  "inputs": folder.read_json("inputs.json"), "seconds": round(earlier + time.monotonic() - start, 1)}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:
+            Kept.of(work).write(folder.path)
             folder.save_checkpoint(model.state(), work.backbone.source)
             folder.write_json("result.json", result)
         with together():

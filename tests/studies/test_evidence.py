@@ -82,7 +82,7 @@ def test_the_runner_skips_the_finished_and_goes_past_the_failed(tiny_folder, tmp
     records.mkdir()
 
     def write(out, target, row, key):
-        target.write_text(json.dumps({"row": row, "key": key, "config": as_dict(base)}))
+        target.write_text(json.dumps({"row": row, "key": key, "config": as_dict(base), "result": {}}))
 
     monkeypatch.setattr(runner, "write_record", write)
     failed = execute(jobs, tmp_path / "runs", records)
