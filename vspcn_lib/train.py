@@ -19,9 +19,8 @@ from tqdm.auto import tqdm
 from vspcn_lib import losses
 from vspcn_lib.config import Config
 from vspcn_lib.data.images import epoch_rows, shuffled
-from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.counts import check_counts
+from vspcn_lib.runs.counts import check_counts, selection_split, thin
 from vspcn_lib.runs.evaluation import describe, evaluate, guard, made_by, validate
 from vspcn_lib.runs.finished import check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder, together
@@ -37,26 +36,6 @@ SAVE_SECONDS = 300.0  # a kill or a power cut costs at most this much work, and 
 
 class Interrupted(RuntimeError):
     """The user pressed Ctrl-C; everything up to the last step is saved."""
-
-
-def selection_split(bench: Benchmark, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training images of the classes that are not validation classes, split in (fit, held-out), per class."""
-    rng, fit, held = np.random.default_rng(seed), [], []
-    for c in np.setdiff1d(bench.seen_classes, bench.val_classes):
-        images = rng.permutation(bench.train[bench.labels[bench.train] == c])
-        cut = min(max(1, round(share * len(images))), len(images) - 1)  # a single image trains
-        held.append(images[:cut])
-        fit.append(images[cut:])
-    return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held))
-
-
-def thin(bench: Benchmark, indices: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """At most `per_class` of `indices` for each class, drawn by `seed`; 0 keeps all."""
-    if not per_class:
-        return indices
-    shuffled = np.random.default_rng(seed).permutation(indices)
-    labels = bench.labels[shuffled]
-    return np.sort(np.concatenate([shuffled[labels == c][:per_class] for c in np.unique(labels)]))
 
 
 @contextlib.contextmanager
