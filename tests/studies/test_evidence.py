@@ -88,7 +88,7 @@ def test_the_runner_skips_the_finished_and_goes_past_the_failed(tiny_folder, tmp
     failed = execute(jobs, tmp_path / "runs", records)
     assert list(failed) == ["no-ar-seed0"] and "exit status 9, out of memory" in failed["no-ar-seed0"]
     assert [finished(job, records) for job in jobs] == [True, False, True]
-    monkeypatch.setattr(runner, "code_version", lambda: "other")
+    monkeypatch.setattr(runner, "code_version", lambda *start: "other")
     assert not finished(jobs[0], records) and finished(jobs[0], records, any_code=True)
 
 
