@@ -42,7 +42,8 @@ def test_other_data_are_rows_of_their_own_and_a_run_counts_once(records, tmp_pat
     with pytest.raises(RunError, match="s0 and again have the same settings, seed and data but other numbers"):
         summary({**found, "again": _changed(found["s0"], H=99.0)})
     for kind in KINDS:
-        other = {"a": found["s0"], "b": _changed(found["s1"], inputs={kind: "f" * 64})}
+        words = {"word vectors": "a" * 64}  # as of a method that reads some
+        other = {"a": _changed(found["s0"], inputs=words), "b": _changed(found["s1"], inputs={**words, kind: "f" * 64})}
         table = summary(other)
         assert table["seeds"].tolist() == [1, 1] and any(f"{kind} ffffffff" in name for name in table["method"])
         with pytest.raises(RunError, match=f"a and b are of different data: another {kind}"):
@@ -51,7 +52,7 @@ def test_other_data_are_rows_of_their_own_and_a_run_counts_once(records, tmp_pat
     del old["result"]["inputs"]
     table = summary({"a": found["s0"], "b": old})
     assert table["seeds"].tolist() == [1, 1] and any("photos unchecked" in name for name in table["method"])
-    assert "photos, class attributes" in caption({"a": found["s0"], "b": old}) and "unchecked" in caption({"a": old})
+    assert "photos, class attributes" in caption({"a": found["s0"], "b": old}) and "Unchecked" in caption({"a": old})
     (records / "again.json").write_bytes((records / "s0.json").read_bytes())
     assert main(["figures", "--records", str(records), "--out", str(tmp_path / "fig")]) == 0
     assert "counted once" in capsys.readouterr().out and "counted once" in (tmp_path / "fig/results.md").read_text()
