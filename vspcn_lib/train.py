@@ -20,11 +20,13 @@ from tqdm.auto import tqdm
 from vspcn_lib import losses
 from vspcn_lib.config import Config
 from vspcn_lib.data.images import epoch_rows, shuffled
-from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out, thin
+from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out
+from vspcn_lib.runs.counts import check_counts, selection_split, thin
 from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
+from vspcn_lib.runs.finished import check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder, together
+from vspcn_lib.runs.kept import Kept
 from vspcn_lib.runs.pieces import Objective, Pieces
 from vspcn_lib.runs.processes import own_rows, sum_gradients
 from vspcn_lib.runs.workspace import FeatureBatches, Workspace
@@ -36,17 +38,6 @@ SAVE_SECONDS = 300.0  # a kill or a power cut costs at most this much work, and 
 
 class Interrupted(RuntimeError):
     """The user pressed Ctrl-C; everything up to the last step is saved."""
-
-
-def selection_split(bench: Benchmark, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training images of the classes that are not validation classes, split in (fit, held-out), per class."""
-    rng, fit, held = np.random.default_rng(seed), [], []
-    for c in np.setdiff1d(bench.seen_classes, bench.val_classes):
-        images = rng.permutation(bench.train[bench.labels[bench.train] == c])
-        cut = min(max(1, round(share * len(images))), len(images) - 1)  # a single image trains
-        held.append(images[:cut])
-        fit.append(images[cut:])
-    return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held))
 
 
 @contextlib.contextmanager
@@ -80,6 +71,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     c, bench, acc = work.config, work.bench, work.accelerator
     classes = np.unique(bench.labels[indices])
     guard(bench, indices, np.union1d(bench.unseen_classes, bench.val_classes if validation else []), phase)
+    check_counts(c, bench, phase, indices, validation)
     if method(c).candidates:
         return _solve(work, indices, classes, epochs, validation)
     position = torch.full((bench.num_classes,), -1, device=acc.device)
@@ -241,7 +233,8 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
 
     Returns {"best": row, "epochs": rows}. No test image is read, so settings may be compared by best["H"].
     """
-    folder.check_inputs(work.inputs, work.accelerator.is_main_process)
+    if missing := folder.check_inputs(work.inputs, work.accelerator.is_main_process):
+        work.say(f"{folder.path} began under an older version, which did not keep {', '.join(missing)}: unchecked")
     selected = folder.read_json("selection.json")
     if selected is None:
         t, most, histories = work.config.train, work.config.data.images_per_class, []
@@ -272,6 +265,7 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
     with RunFolder.open(out, config, resume) as folder:
         done = folder.read_json("result.json")
         if done:
+            check_finished(folder, done, config, work and work.inputs)
             return done
         work = work or Workspace.open(config)
         with together():
@@ -286,10 +280,11 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
         calibrated = calibrate(work, model, held, best)
         result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),
-                  "seconds": round(earlier + time.monotonic() - start, 1)}
+                  "inputs": folder.read_json("inputs.json"), "seconds": round(earlier + time.monotonic() - start, 1)}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:
+            Kept.of(work).write(folder.path)
             folder.save_checkpoint(model.state(), work.backbone.source)
             folder.write_json("result.json", result)
         with together():

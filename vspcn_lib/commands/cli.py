@@ -199,10 +199,12 @@ def _exhibit(a: options.Exhibit) -> None:
 
 def _figures(a: options.Figures) -> None:
     from vspcn_lib.studies.records import markdown, read_records, summary
+    from vspcn_lib.studies.sameness import remarks
     from vspcn_lib.views.figures import draw_figures, fill_tables
 
-    table = summary(read_records(a.records))
-    print(table.to_string(index=False))
+    found = read_records(a.records)
+    table, said = summary(found), remarks(found)
+    print(table.to_string(index=False), *said, sep="\n")
     a.out.mkdir(parents=True, exist_ok=True)
     (a.out / "results.md").write_text(markdown(table), encoding="utf-8")
     for path in [*draw_figures(a.records, a.out), *fill_tables(a.out.parent)]:

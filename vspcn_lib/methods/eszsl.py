@@ -57,6 +57,11 @@ class ESZSL(ZeroShotModel):
         self.backbone, self.heads = backbone, BilinearHead(backbone.dim, len(word_vectors))
 
     @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Never: attributes come in through the prototypes alone."""
+        return False
+
+    @classmethod
     def cached(cls, config: Config) -> bool:
         """Always: the ViT is frozen and nothing is put into it."""
         return True

@@ -178,15 +178,6 @@ def averaged(folds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return rows
 
 
-def thin(bench: Benchmark, indices: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """At most `per_class` of `indices` for each class, drawn by `seed`; 0 keeps all."""
-    if not per_class:
-        return indices
-    shuffled = np.random.default_rng(seed).permutation(indices)
-    labels = bench.labels[shuffled]
-    return np.sort(np.concatenate([shuffled[labels == c][:per_class] for c in np.unique(labels)]))
-
-
 def calibration_share(train: TrainConfig) -> float:
     """The share of training images that the final fit leaves out: none for raw, which reads none."""
     return 0.0 if train.calibration == "raw" else train.calibration_share

@@ -9,6 +9,7 @@ import pandas as pd
 
 from vspcn_lib.metrics import MetricsError, harmonic
 from vspcn_lib.studies.rows import ROWS
+from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
 PAPER_H = {"ViT only": 59.3, "full": 75.7}
@@ -67,7 +68,10 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     `U`, `S`, `H` at the run's own tau, `oracle H` at the tau of the best test H, `gap` between the two, `validation H`
     by which settings are chosen, mean ± std over seeds, and its mean spread over class folds where there are several;
     `H - reference` with its paired 95 % interval, of the seeds that both rows have; the paper's own H on its own data.
+    A run recorded twice counts once. Raises `RunError` for records of different data.
     """
+    records = distinct(records, by_row=True)[0]
+    check_same_data(records)
     runs = tidy(records)
     if runs.empty:
         return runs
@@ -108,4 +112,5 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
             "another backbone, so only the order of rows compares. U, S, H at a tau chosen without test images, by the "
             "calibrator in `tau by`; `validation H` chooses settings; `oracle H` picks tau on test labels and is no "
             "result, `gap` is what is lost to it. Brackets: paired 95 % bootstrap interval over test classes, of the "
-            "seeds that both rows have.")
+            "seeds that both rows have."
+            + "".join(f" {said[0].upper()}{said[1:]}." for said in remarks(records, by_row=True)))
