@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vspcn_lib import metrics
-from vspcn_lib.runs.calibration import NAMES, Held, calibration_share, carry, hold_out, land, thin
+from vspcn_lib.runs.calibration import NAMES, Held, calibration_share, carry, hold_out, land
+from vspcn_lib.runs.counts import thin
 from vspcn_lib.runs.evaluation import score
 from vspcn_lib.runs.folder import RunFolder, replacing
 from vspcn_lib.runs.workspace import Workspace
