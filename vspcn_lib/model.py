@@ -55,11 +55,6 @@ class VSPCN(ZeroShotModel):
         return cls(backbone, word_vectors, config.model)
 
     @classmethod
-    def reads_words(cls, config: Config) -> bool:
-        """Where semantic prompts meet attribute tokens."""
-        return bool(config.model.semantic_prompts) and (config.model.weak or config.model.strong)
-
-    @classmethod
     def check(cls, config: Config, backbone: FrozenViT, attributes: int) -> None:
         """Raise `ConfigError` where the first strong block is beyond the last block of the ViT."""
         check_range("model.first_strong_block", config.model.first_strong_block, 1, len(backbone.blocks))
@@ -68,6 +63,11 @@ class VSPCN(ZeroShotModel):
     def cached(cls, config: Config) -> bool:
         """Without prompts it is the linear head on the frozen ViT's features."""
         return not config.model.visual_prompts + config.model.semantic_prompts
+
+    @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Semantic prompts read them, where something fuses the two."""
+        return bool(config.model.semantic_prompts) and (config.model.weak or config.model.strong)
 
     def shallow(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens [B,T,D] before the first deep block, and S^0 [1,K,D]; neither depends on an alpha."""

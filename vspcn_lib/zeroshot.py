@@ -100,14 +100,14 @@ class ZeroShotModel(nn.Module):
         """
 
     @classmethod
-    def reads_words(cls, config: Config) -> bool:
-        """Whether the method reads the attributes' vectors, so that a run without any is an error."""
-        return False
-
-    @classmethod
     def cached(cls, config: Config) -> bool:
         """Whether what the method reads of an image never changes, so that the frozen ViT sees each image once."""
         return False
+
+    @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Whether the model reads the vectors of attribute names; one that does not takes attributes without names."""
+        return True
 
     def frozen(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W] to what a `cached` method keeps of them, [B,...]."""

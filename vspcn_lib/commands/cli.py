@@ -20,6 +20,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   resume RUN           finish an interrupted run with its own settings
   ablate               every row of the ablation table and every baseline, several seeds: records and a table
   sweep                search settings on validation classes (Optuna); several machines can share a study
+  calibrate            compare the calibrators of tau by nested validation inside trainval
   evaluate RUN         the metrics of a finished run, from its saved score matrix
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
@@ -102,8 +103,8 @@ def _train(a: options.Train) -> None:
 
     result = run(a.config, a.out, a.resume)
     print("\n" + _table(a.config, result))
-    print(f"validation tau {result['tau']:+.3f}, oracle tau {result['oracle']['tau']:+.3f} (chosen on test labels: "
-          f"not a result)\n{a.out}")
+    print(f"tau {result['tau']:+.3f} by {result.get('calibration', {'by': 'raw'})['by']}, oracle tau "
+          f"{result['oracle']['tau']:+.3f} (chosen on test labels: not a result)\n{a.out}")
 
 
 def _table(config: Config, result: dict[str, Any]) -> str:
@@ -163,6 +164,14 @@ def _sweep(a: options.Sweep) -> None:
     print("\n" + table.head(20).to_string(index=False, float_format="{:.3f}".format))
 
 
+def _calibrate(a: options.Calibrate) -> None:
+    from vspcn_lib.studies.calibration import ranking, study
+
+    record = study(a.config, a.draws, a.folds, a.out, a.record)
+    print("\nmean gap to the oracle, points of H\n"
+          + ranking({record["benchmark"]: record}).to_string(index=False, float_format="{:.2f}".format))
+
+
 def _bench(a: options.Bench) -> None:
     from vspcn_lib.bench.bench import bench
     from vspcn_lib.bench.report import draw, report
@@ -207,10 +216,12 @@ def _table_of(a: options.Table) -> None:
 
 def _figures(a: options.Figures) -> None:
     from vspcn_lib.studies.records import markdown, read_records, summary
+    from vspcn_lib.studies.sameness import remarks
     from vspcn_lib.views.figures import draw_figures, fill_tables
 
-    table = summary(read_records(a.records))
-    print(table.to_string(index=False))
+    found = read_records(a.records)
+    table, said = summary(found), remarks(found)
+    print(table.to_string(index=False), *said, sep="\n")
     a.out.mkdir(parents=True, exist_ok=True)
     (a.out / "results.md").write_text(markdown(table), encoding="utf-8")
     for path in [*draw_figures(a.records, a.out), *fill_tables(a.out.parent)]:
@@ -219,8 +230,8 @@ def _figures(a: options.Figures) -> None:
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
 COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _predict, "data": _data, "bench": _bench,
-            "resume": _resume, "ablate": _ablate, "sweep": _sweep, "record": _record, "exhibit": _exhibit,
-            "figures": _figures, "table": _table_of}
+            "resume": _resume, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate, "record": _record,
+            "exhibit": _exhibit, "figures": _figures, "table": _table_of}
 
 
 def main(argv: list[str] | None = None) -> int:

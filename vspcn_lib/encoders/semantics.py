@@ -75,18 +75,6 @@ def attribute_vectors(names: Sequence[str], source: str = "glove-50", phrases: M
     return Vectors(found, f"vectors {label}, {found.shape[1]}-d, sha256 {digest}", tuple(notes))
 
 
-def vectors_if_any(names: Sequence[str], source: str, phrases: Mapping[str, str], template: str,
-                   needed: bool) -> Vectors:
-    """`attribute_vectors`; where that fails and nothing reads them, empty ones [K,0] with a note that says why."""
-    try:
-        return attribute_vectors(names, source, phrases, template)
-    except SemanticsError as error:
-        if needed:
-            raise
-        return Vectors(np.zeros((len(names), 0), dtype=np.float32), "no vectors",
-                       (f"this method reads no words, and goes without attribute vectors: {str(error)[:200]} ...",))
-
-
 def phrase_vectors(names: Sequence[str], words: Sequence[Sequence[str]], vectors: KeyedVectors,
                    label: str) -> np.ndarray:
     """The mean vector of each attribute's known words, float32 [K,G].

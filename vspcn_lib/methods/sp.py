@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from vspcn_lib.config import Config, MethodConfig, ModelConfig
+from vspcn_lib.config import MethodConfig, ModelConfig
 from vspcn_lib.encoders.backbone import FrozenViT
 from vspcn_lib.methods.vpt import PromptTuned
 
@@ -29,11 +29,6 @@ class SP(PromptTuned):
         super().__init__(backbone, word_vectors, model)
         self.register_buffer("word_vectors", word_vectors.float(), persistent=False)
         self.pooled = nn.Linear(word_vectors.shape[1], backbone.dim)
-
-    @classmethod
-    def reads_words(cls, config: Config) -> bool:
-        """Always: its one prompt is made of them."""
-        return True
 
     def layers(self) -> Tensor:
         """The projected mean vector [1,1,D]."""

@@ -9,10 +9,11 @@ from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
 from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.studies.records import anywhere, config_of, markdown, read_records
 from vspcn_lib.studies.rows import ROWS, row
-from vspcn_lib.studies.runner import Job, execute
+from vspcn_lib.studies.runner import Data, Job, execute
 from vspcn_lib.studies.tables import ablation_table, caption
 
 FAST = {"data": {"images_per_class": 4}, "train": {"epochs": 1}}
+_ANY = 224  # an image side that the patches of 8, 14, 16 and 32 px all divide
 
 
 def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: Path, fast: bool = False,
@@ -36,6 +37,11 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
         if job.name in before and config_of(before[job.name]).data != anywhere(job.config).data:
             raise ConfigError(f"{records / job.name}.json is of other data, and would be replaced: choose another "
                               "--records")
+    shown = {name: config for name, record in before.items() if record.get("row") in ROWS and as_dict(
+        config := config_of(record)) == as_dict(anywhere(setting(record["row"], config.train.seed)))}
+    data = Data()
+    for name, config in shown.items():  # also of seeds and rows that are not asked for now: they share a table
+        data.check(records / f"{name}.json", config, before[name])
     failed = execute(jobs, runs, records, any_code, processes=processes or 2 * fast)
     made = {job.name for job in jobs}
     found = {name: record for name, record in read_records(records).items()

@@ -53,7 +53,7 @@ def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float],
         ax.plot(u[at], s[at], "o", color=style["color"])
         ax.plot(u[best], s[best], "*", color=style["color"], markersize=11, markeredgecolor="white")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, title_fontsize=8,
-              title="• validation tau   ★ oracle tau")
+              title="• tau chosen without test images   ★ oracle tau")
     return ax
 
 
