@@ -15,6 +15,7 @@ from vspcn_lib.panels.controls import heard, show, spoken
 from vspcn_lib.panels.curves import TrainingView, earlier_runs
 from vspcn_lib.panels.fields import Slider
 from vspcn_lib.panels.keeping import project_outputs
+from vspcn_lib.runs.calibration import calibration_share, hold_out
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.presets import preset
@@ -195,9 +196,10 @@ class RetrainPanel(TrainingPanel):
 def epoch_steps(work: Workspace) -> tuple[int, int]:
     """Optimiser steps of one epoch of the selection and of the retrain; a last batch of one image makes none."""
     t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
-    images = selection_split(bench, t.held_out, t.seed)[0], bench.trainval
-    return tuple(math.ceil((len(thin(bench, i, most, t.seed)) + t.batch_size - 2) // t.batch_size / t.accumulate)
-                 for i in images)
+    select, final = (thin(bench, i, most, t.seed) for i in (selection_split(bench, t.held_out, t.seed)[0],
+                                                            bench.trainval))
+    final, _ = hold_out(bench, final, calibration_share(t), t.seed)  # these set tau, no step is made on them
+    return tuple(math.ceil((len(i) + t.batch_size - 2) // t.batch_size / t.accumulate) for i in (select, final))
 
 
 def demo_run(name: str = "birdlets") -> Path:
