@@ -61,6 +61,9 @@ class MethodConfig:
 
 
 MethodConfig.known[MethodConfig.name] = MethodConfig
+# What a method with an optimiser of its own reads of the group train: all but the learning rate and the weight decay.
+BUDGET = ("train.epochs", "train.batch_size", "train.clip", "train.accumulate", "train.seed", "train.held_out",
+          "train.precision")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import run
 
-OWN = {"vpt-shallow": {"prompts": 3}, "vpt-deep": {"prompts": 3}, "finetune": {"tuned_blocks": 1}}
+OWN = {"vpt-shallow": {"prompts": 3}, "vpt-deep": {"prompts": 3}, "finetune": {"tuned_blocks": 1},
+       "psvma": {"gate_reduction": 2, "mixer": 8}, "zslvit": {"sites": "2,3"}}
 PEERS = [name for name in METHODS if name != "vspcn"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vspcn_lib.config import Config, ConfigError, nearest, update
@@ -31,7 +32,19 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "SP": {"model": {"method": "sp"}},
     "fine-tune 2 blocks": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 2}, "train": {"lr": 1e-4}},
     "fine-tune all": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 1000}, "train": {"lr": 1e-4}},
+    # the peers, each with the batches of its release; MSDN's epochs are those of the linear head, both of cached features
+    "PSVMA": {"model": {"method": "psvma"}, "train": {"batch_size": 32}},
+    "PSVMA, frozen": {"model": {"method": "psvma"}, "method": {"train_backbone": False}, "train": {"batch_size": 32}},
+    "ZSLViT": {"model": {"method": "zslvit"}, "train": {"batch_size": 32}},
+    "ZSLViT, frozen": {"model": {"method": "zslvit"}, "method": {"train_backbone": False}, "train": {"batch_size": 32}},
+    "MSDN": {"model": {"method": "msdn"}, "train": {"batch_size": 50, "epochs": LINEAR["train"]["epochs"]}},
 }
+GROUPS = {"peers": tuple(list(ROWS)[list(ROWS).index("PSVMA"):])}
+
+
+def named(rows: Sequence[str]) -> tuple[str, ...]:
+    """`rows`, with the members of a group of `GROUPS` in the place of its name."""
+    return tuple(name for given in rows for name in GROUPS.get(given, (given,)))
 
 
 def row(base: Config, name: str, seed: int = 0) -> Config:
