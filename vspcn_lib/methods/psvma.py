@@ -151,7 +151,7 @@ class AttributeHead(nn.Module):
         self.output_projection = small(dim, attributes)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{"patches": [B,D], ...} to {"patches": [B,K]}."""
+        """{"patches": [B,D]} to {"patches": [B,K]}."""
         return {"patches": self.prototypes(losses.widened(features["patches"] @ self.output_projection))}
 
     def prototypes(self, attributes: Tensor) -> Tensor:
@@ -167,8 +167,8 @@ class PSVMA(ZeroShotModel):
     """x = blocks 1..M-1; F1 = M(P0, x); y = block M([cls, F1] + positions); F2 = M(P0, y), read by its mean patch.
 
     P0 = word vectors W_p. Before the last block the cls token enters anew and positions are added a second time, as
-    released. What differs: the patches are as many as the ViT has, the words are this project's phrase vectors (means of
-    words, there sums), crops and gradient clipping are everyone's, the schedule of 25 epochs is stretched over the run.
+    released. What differs: as many patches as the ViT has, this project's phrase vectors (means of words, there sums),
+    crops and gradient clipping as everyone's, and a schedule of 25 epochs that is stretched over the run.
     """
 
     Settings = PSVMAConfig
@@ -216,13 +216,12 @@ class PSVMA(ZeroShotModel):
         an image's scores. Raises `losses.NotFinite`.
         """
         s, seen = self.settings, F.normalize(classes.seen, dim=-1)
-        embedded = {n: losses.widened(e) for n, e in embedded.items()}
         of_seen, of_unseen = (self.heads.scores(embedded, self.prototypes(rows))["patches"]
                               for rows in (seen, F.normalize(classes.unseen, dim=-1)))
         maxima = torch.stack([losses.widened(features[f"m{i}"]) for i in (1, 2, 3, 4)])
-        means, stds = of_seen.mean(1) - of_unseen.mean(1), of_seen.std(1) - of_unseen.std(1)
+        excess = torch.stack([of_seen.mean(1) - of_unseen.mean(1), of_seen.std(1) - of_unseen.std(1)])
         parts = {"cls": F.cross_entropy(of_seen, targets), "reg": (maxima - seen[targets]).square().mean((1, 2)).sum(),
-                 "debias": F.relu(means).mean() + F.relu(stds).mean()}
+                 "debias": F.relu(excess).mean(1).sum()}
         return losses.weighted(parts, {"cls": 1.0, "reg": s.lambda_reg, "debias": s.lambda_debias})
 
     def optimiser(self, train: TrainConfig) -> torch.optim.Optimizer:

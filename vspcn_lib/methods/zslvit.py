@@ -39,8 +39,8 @@ class ZSLViTConfig(MethodConfig):
     drop_path: float = 0.1
     """rate in the last block, from 0 in the first; only where the ViT trains"""
     scores: Literal["probabilities", "logits"] = "probabilities"
-    """what tau is added to: the softmax over all classes, as released (there a constant of 0.4, SUN 0.3, AWA2 0.95, here
-    chosen on validation classes), or the logits"""
+    """what tau is added to: the softmax over all classes, as released (with a constant of 0.4, SUN 0.3, AWA2 0.95; here
+    validation classes choose it), or the logits"""
     lambda_cls: float = 1.0
     """weight of the cross-entropy (AWA2 2)"""
     lambda_semantic: float = 1.0
@@ -131,7 +131,7 @@ class LinearHead(nn.Module):
 class ZSLViT(ZeroShotModel):
     """x = LN(blocks(x))[cls], where the blocks of `sites` prune; in training the true attributes guide their cls query.
 
-    What differs: crops, gradient clipping and image size are everyone's, the schedule of 40 epochs is stretched over the
+    What differs: crops, gradient clipping and image size are everyone's, a schedule of 40 epochs is stretched over the
     run, and the drop path is drawn from an image's own pixels: a run goes on exactly, a batch in pieces is the batch.
     """
 
@@ -167,8 +167,7 @@ class ZSLViT(ZeroShotModel):
         vit, tokens = self.backbone, self.backbone.embed(images)
         keep = None if rows is None else self._paths(images).to(tokens)
         for i, block in enumerate(vit.blocks):
-            first, second = (1, 1) if keep is None else keep[:, i].unbind(1)  # [B,1,1]: 0, or 1 by the share kept
-            site, guided = str(i + 1), {}
+            (first, second), site, guided = (1, 1) if keep is None else keep[:, i].unbind(1), str(i + 1), {}
             if site in self.guides:
                 read, importance, guided = self._attend(block, tokens, site, rows)
                 tokens = self.prune(tokens + block.ls1(read) * first, importance)

@@ -32,7 +32,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "SP": {"model": {"method": "sp"}},
     "fine-tune 2 blocks": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 2}, "train": {"lr": 1e-4}},
     "fine-tune all": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 1000}, "train": {"lr": 1e-4}},
-    # the peers, each with the batches of its release; MSDN's epochs are those of the linear head, both of cached features
+    # the peers, with the batch sizes of their releases; MSDN's epochs are the linear head's, both of cached features
     "PSVMA": {"model": {"method": "psvma"}, "train": {"batch_size": 32}},
     "PSVMA, frozen": {"model": {"method": "psvma"}, "method": {"train_backbone": False}, "train": {"batch_size": 32}},
     "ZSLViT": {"model": {"method": "zslvit"}, "train": {"batch_size": 32}},
