@@ -216,7 +216,7 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
         if not isinstance(values, dict):
             raise ConfigError(f"the group '{group}' must hold fields and their values, not {type(values).__name__}")
     name = changes.get("model", {}).get("method", config.model.method)
-    if name not in MethodConfig.known:
+    if not isinstance(name, str) or name not in MethodConfig.known:
         raise ConfigError(f"model.method = {name!r}: choose one of {', '.join(MethodConfig.known)}")
     if name != config.model.method:
         changes = {**changes, "method": changes.get("method", {})}
@@ -237,7 +237,8 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 def read_config(found: Any) -> Config:
     """The config that `as_dict` wrote, also by an earlier version; raises `ConfigError` as `update` does."""
     model = found.get("model", {}) if isinstance(found, dict) else {}
-    method = MethodConfig.known.get(model.get("method", MethodConfig.name)) if isinstance(model, dict) else None
+    name = model.get("method", MethodConfig.name) if isinstance(model, dict) else None
+    method = MethodConfig.known.get(name) if isinstance(name, str) else None
     if method is None or "method" in found:
         return update(Config(), found)
     model = dict(model)  # written before methods had settings of their own: all of them lay in one group

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.config import Config
-from vspcn_lib.data.images import shuffled
+from vspcn_lib.data.images import epoch_rows, shuffled
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.evaluation import describe, evaluate, guard, made_by, validate
@@ -41,7 +41,7 @@ def selection_split(bench: Benchmark, share: float, seed: int) -> tuple[np.ndarr
     rng, fit, held = np.random.default_rng(seed), [], []
     for c in np.setdiff1d(bench.seen_classes, bench.val_classes):
         images = rng.permutation(bench.train[bench.labels[bench.train] == c])
-        cut = max(1, round(share * len(images)))
+        cut = min(max(1, round(share * len(images))), len(images) - 1)  # a single image trains
         held.append(images[:cut])
         fit.append(images[cut:])
     return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held))
@@ -97,6 +97,13 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     batches = work.batches(indices, augment=c.train.augment, shuffle=True, shared=True)
     optimiser = model.optimiser(c.train)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
+    sizes = [len(rows) for rows in epoch_rows(batches.order, len(indices), c.train.batch_size, c.train.seed, 0)]
+    if max(sizes, default=0) < 2:
+        raise RunError(f"{phase}: no batch holds two images ({len(indices)} to train on), and one has no batch "
+                       "statistics: raise train.batch_size, or add images")
+    if 1 in sizes:
+        work.say(f"{phase}: {sizes.count(1)} of {len(sizes)} batches hold one image, which has no batch statistics: it "
+                 "is left out, another one in each epoch")
 
     def objective(features: dict[str, Tensor], embedded: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         return model.loss(features, embedded, targets, known, c)

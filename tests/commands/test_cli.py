@@ -15,7 +15,7 @@ from vspcn_lib.encoders.backbone import load_backbone
 from vspcn_lib.encoders.weights import BackboneError, packaged_vit_s14, sha256_file
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.studies.records import markdown, read_records, summary
-from vspcn_lib.views.figures import draw_figures
+from vspcn_lib.views.figures import draw_figures, fill_tables
 
 
 @pytest.fixture
@@ -80,11 +80,17 @@ def test_committed_records_redraw_and_carry_their_proof(tmp_path):
         assert r["backbone"]["sha256"] and ': "/' not in json.dumps(record)  # no path of a machine
 
 
-def test_the_readme_shows_the_records_own_table():
+def test_the_pages_show_the_records_own_tables(tmp_path):
     root = Path(__file__).resolve().parents[2]
     table = markdown(summary(read_records(root / "records")))
     assert table == (root / "figures" / "results.md").read_text(), "run make figures"
-    assert table in (root / "README.md").read_text(), "copy figures/results.md into the README"
+    for page in (root / "README.md", root / "docs/results.md"):
+        assert table in page.read_text(), f"{page.name}: run make figures"
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "t.md").write_text("| a |\n")
+    (tmp_path / "docs/p.md").write_text("x\n<!-- table: t.md -->\nold\n<!-- /table -->\ny\n")
+    assert fill_tables(tmp_path) == [tmp_path / "docs/p.md"] and fill_tables(tmp_path) == []
+    assert (tmp_path / "docs/p.md").read_text() == "x\n<!-- table: t.md -->\n| a |\n<!-- /table -->\ny\n"
 
 
 def test_the_packaged_vit_loads_strictly(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   evaluate RUN         the metrics of a finished run, from its saved score matrix
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
-  data verify NAME     what is there, what is missing, whether the counts are the published ones
+  data verify NAME     what is there, what is missing; ready only after every comparison (also of your own folder)
   record RUN FILE      keep a finished run as one small JSON file
   exhibit LINEAR RUN FILE
                        keep t-SNE, training curves and attention maps as one small JSON file
@@ -51,7 +53,7 @@ def _parse(command: str, args: list[str]) -> Any:
     form = getattr(options, command.capitalize())
     prog = f"python -m vspcn_lib {command}"
     if not hasattr(form, "preset"):
-        return tyro.cli(form, args=args, prog=prog)
+        return _at_home(tyro.cli(form, args=args, prog=prog))
     chosen = _named(args, "--preset", form.preset)
     base = preset(chosen)
     base = update(base, {"model": {"method": _named(args, "--model.method", base.model.method)}})
@@ -60,7 +62,38 @@ def _parse(command: str, args: list[str]) -> Any:
     for field in unread(found.config, base):
         print(f"--{field.replace('_', '-')} has no effect: {found.config.model.method} does not read it",
               file=sys.stderr)
-    return found
+    return _at_home(found)
+
+
+def _at_home(options: Any) -> Any:
+    """The options with `~` as the home folder in every path: a shell leaves it as it is after `--out=`."""
+    from vspcn_lib.config import ConfigError
+
+    def expand(name: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(expand(name, part) for part in value)
+        if not isinstance(value, str | Path) or not str(value).startswith("~"):
+            return value
+        found = os.path.expanduser(value)
+        if found.startswith("~"):
+            raise ConfigError(f"{name} = {value}: no home folder is known for '{found.split('/')[0]}', write the whole "
+                              "path")
+        return type(value)(found)
+
+    return replace(options, **{f.name: expand(f.name, getattr(options, f.name)) for f in fields(options)})
+
+
+def _find_home() -> None:
+    """Give a user without a home folder (a bare container) the cache's: gensim asks for one when it is imported.
+
+    Raises `ConfigError` where there is neither.
+    """
+    from vspcn_lib.config import ConfigError
+
+    if os.path.expanduser("~") == "~":
+        if not os.environ.get("VSPCN_CACHE"):
+            raise ConfigError("this user has no home folder to keep caches in: set VSPCN_CACHE to a folder, or HOME")
+        os.environ["HOME"] = os.environ["VSPCN_CACHE"]
 
 
 def _train(a: options.Train) -> None:
@@ -97,11 +130,12 @@ def _predict(a: options.Predict) -> None:
 
 def _data(a: options.Data) -> int:
     from vspcn_lib.data import archives
+    from vspcn_lib.data.verify import verify
 
     if a.action == "fetch":
         archives.fetch(a.name, a.root)
         return 0
-    text, ready = archives.verify(a.name, a.root)
+    text, ready = verify(a.name, a.root)
     print(text)
     return 0 if ready else 2
 
@@ -156,13 +190,13 @@ def _exhibit(a: options.Exhibit) -> None:
 
 def _figures(a: options.Figures) -> None:
     from vspcn_lib.studies.records import markdown, read_records, summary
-    from vspcn_lib.views.figures import draw_figures
+    from vspcn_lib.views.figures import draw_figures, fill_tables
 
     table = summary(read_records(a.records))
     print(table.to_string(index=False))
     a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "results.md").write_text(markdown(table))
-    for path in draw_figures(a.records, a.out):
+    (a.out / "results.md").write_text(markdown(table), encoding="utf-8")
+    for path in [*draw_figures(a.records, a.out), *fill_tables(a.out.parent)]:
         print(path)
 
 
@@ -174,6 +208,9 @@ COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _p
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a mistake of the user is one clear line and exit status 2, Ctrl-C one and 130: no traceback."""
+    for stream in (sys.stdout, sys.stderr):  # letters that an output lacks are escaped: no result is lost to them
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print(HELP)
@@ -182,6 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"unknown command '{args[0]}': choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
+        _find_home()
         return COMMANDS[args[0]](_parse(args[0], args[1:])) or 0
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)

@@ -58,7 +58,7 @@ class Data:
     action: Annotated[tyro.conf.Positional[Literal["fetch", "verify"]], tyro.conf.arg(metavar="ACTION")]
     """fetch: download, check and unpack; verify: what is there, what is missing (exit status 2 until it is ready)"""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """cub, sun, awa2, or (verify only) cub100"""
+    """cub, sun, awa2, or (verify only) cub100, birdlets or the path of your own folder"""
     root: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """folder that holds the benchmarks; default: $VSPCN_DATA, else ../shared/data beside the repository where they are
     there, else ./data"""

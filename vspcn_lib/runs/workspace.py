@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from vspcn_lib.config import Config, DataConfig, data_root
 from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.data.images import Batches, Order, epoch_rows, image_cache
+from vspcn_lib.data.photos import compare_photos
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
 from vspcn_lib.encoders.semantics import attribute_vectors, check_source
@@ -69,14 +70,15 @@ class Workspace:
             for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
                 block.attn.fused_attn = False
         with accelerator.main_process_first():
+            bench = compare_photos(bench, progress=not quiet)
             pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
         tag = backbone.source
         work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
                    backbone.to(accelerator.device), accelerator, quiet=quiet)
-        if bench.note:
-            work.say(bench.note)
-        work.say(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
-                 f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
+        for note in bench.notes:
+            work.say(note)
+        work.say(f"{bench.name}: {bench.described} | backbone {tag['tag']} ({tag['source']}, sha256 "
+                 f"{tag['sha256'][:12]}) | {source}")
         return work
 
     def autocast(self) -> torch.autocast:

@@ -46,7 +46,7 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
                  anywhere(setting(record["row"], record["config"]["train"]["seed"])))}
     print("\n" + ablation_table({name: found[name] for name in found if name in made}).to_string(index=False))
     if found:  # every row of these settings in the folder: they may have been run one call at a time
-        (records / "table.md").write_text(f"{markdown(ablation_table(found))}\n{caption(found)}\n")
+        (records / "table.md").write_text(f"{markdown(ablation_table(found))}\n{caption(found)}\n", encoding="utf-8")
     for name, message in failed.items():
         print(f"FAILED {name}: {message}")
     return failed

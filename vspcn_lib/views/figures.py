@@ -45,6 +45,23 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
     return drawn
 
 
+def fill_tables(root: Path) -> list[Path]:
+    """Put the tables that the pages of `root` name between their marks; returns the pages that have changed.
+
+    In README.md and docs/*.md the lines from `<!-- table: FILE -->` to `<!-- /table -->` hold what FILE, a path from
+    `root`, holds.
+    """
+    changed = []
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        text = page.read_text() if page.exists() else ""
+        filled = re.sub(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)",
+                        lambda mark: f"{mark[1]}{(root / mark[2]).read_text()}{mark[3]}", text, flags=re.DOTALL)
+        if filled != text:
+            page.write_text(filled)
+            changed.append(page)
+    return changed
+
+
 def _seen_unseen(benchmark: str, found: dict[str, dict[str, Any]], target: Path) -> Path:
     curves, chosen, sources = {}, {}, {}
     for file, record in found.items():
