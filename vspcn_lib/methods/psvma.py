@@ -168,7 +168,7 @@ class PSVMA(ZeroShotModel):
 
     P0 = word vectors W_p. Before the last block the cls token enters anew and positions are added a second time, as
     released. What differs: as many patches as the ViT has, this project's phrase vectors (means of words, there sums),
-    crops and gradient clipping as everyone's, and a schedule of 25 epochs that is stretched over the run.
+    everyone's crops and train.clip, and a schedule of 25 epochs that is stretched over the run.
     """
 
     Settings = PSVMAConfig

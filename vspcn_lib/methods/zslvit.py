@@ -131,8 +131,8 @@ class LinearHead(nn.Module):
 class ZSLViT(ZeroShotModel):
     """x = LN(blocks(x))[cls], where the blocks of `sites` prune; in training the true attributes guide their cls query.
 
-    What differs: crops, gradient clipping and image size are everyone's, a schedule of 40 epochs is stretched over the
-    run, and the drop path is drawn from an image's own pixels: a run goes on exactly, a batch in pieces is the batch.
+    What differs: crops, image size and train.clip are everyone's, a schedule of 40 epochs is stretched over the run,
+    and the drop path is drawn from an image's own pixels: a run goes on exactly, a batch in pieces is the batch.
     """
 
     Settings = ZSLViTConfig
