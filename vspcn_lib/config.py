@@ -50,15 +50,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Settings of one method, declared beside its code; VSPCN has none here, `ModelConfig` is its own.
-
-    A subclass is known by its `name` from the moment its file is imported.
-    """
+    """Settings of one method, declared beside its code and `known` once that is imported; VSPCN's are `ModelConfig`."""
 
     name: ClassVar[str] = "vspcn"
     reads: ClassVar[tuple[str, ...]] = ("model", "loss", "train")
-    """what the method reads of the other groups: a whole group, or one field of it ("loss.gamma"); a record holds
-    these alone"""
+    """what it reads of the other groups, and a record then holds: a group, or one field of it ("loss.gamma")"""
     formerly: ClassVar[dict[str, str]] = {}
     """own fields that older records keep under another name in the group model: {"prompts": "visual_prompts"}"""
     known: ClassVar[dict[str, type[MethodConfig]]] = {}
@@ -68,6 +64,9 @@ class MethodConfig:
 
 
 MethodConfig.known[MethodConfig.name] = MethodConfig
+# What the protocol reads for every method.
+PROTOCOL = {"model.backbone", "model.method", *(f"train.{name}" for name in (
+    "seed", "held_out", "batch_size", "precision", "folds", "calibration", "calibration_share"))}
 
 
 @dataclass(frozen=True)
@@ -276,8 +275,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def _is_read(method: type[MethodConfig], group: str, key: str) -> bool:
-    """Whether a method reads a field; the backbone and the method's name are everyone's."""
-    return {group, f"{group}.{key}"} & {*method.reads, "model.backbone", "model.method"} != set()
+    """Whether a method reads a field, or the protocol does."""
+    return not {group, f"{group}.{key}"}.isdisjoint({*method.reads, *PROTOCOL})
 
 
 def as_dict(config: Config) -> dict[str, dict[str, Any]]:

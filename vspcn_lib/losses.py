@@ -78,11 +78,20 @@ def total(scores: dict[str, Tensor], embedded: dict[str, Tensor], targets: Tenso
     if "semantic" in scores and config.lambda_skd:
         parts["skd"] = distillation(embedded["semantic"], prototypes, scale, config.eta1, config.eta2)
         weights["skd"] = config.lambda_skd
+    return weighted(parts, weights)
+
+
+def weighted(parts: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    """The scalar `parts` by name and their sum `total`, each times its weight. Raises `NotFinite` that names a part."""
     for name, value in parts.items():
         if not torch.isfinite(value):
-            raise NotFinite(f"loss part '{name}' is {value.item()}: lower train.lr or its weight")
-    parts["total"] = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-    return parts
+            raise NotFinite(f"loss part '{name}' is {value.item()}: lower the learning rate or its weight")
+    return {**parts, "total": torch.stack([weights[name] * value for name, value in parts.items()]).sum()}
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in float32 where mixed precision made it narrower; a wider one stays as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def clip_gradients(parameters: dict[str, torch.nn.Parameter], most: float) -> Tensor:

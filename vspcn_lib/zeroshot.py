@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vspcn_lib import losses
-from vspcn_lib.config import Config, MethodConfig, ModelConfig, TrainConfig
+from vspcn_lib.config import Config, ConfigError, MethodConfig, ModelConfig, TrainConfig
 from vspcn_lib.data.images import shuffled
 from vspcn_lib.encoders.backbone import FrozenViT
+
+# What a method with an optimiser of its own reads of the group train: not the learning rate and the weight decay.
+BUDGET = ("train.epochs", "train.clip", "train.accumulate")
 
 
 @dataclass(frozen=True)
@@ -194,3 +197,10 @@ class ZeroShotModel(nn.Module):
 def initial_prompts(count: int, dim: int) -> Tensor:
     """[count, dim], small and random: ViT tokens are of this size at the input."""
     return nn.init.trunc_normal_(torch.empty(count, dim), std=0.02)
+
+
+def check_patches(config: Config, backbone: FrozenViT) -> None:
+    """Raise `ConfigError` where the backbone gives a method that attends to patches fewer than two of them."""
+    if backbone.patches < 2:
+        raise ConfigError(f"model.method = {config.model.method!r} reads patch tokens, of which the backbone has "
+                          f"{backbone.patches} at data.size = {config.data.size}: choose a larger size, or a ViT")

@@ -1,20 +1,25 @@
 """Every method by name, under the whole protocol; its settings in records, new and old."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from world import make_config
+from accelerate import Accelerator
+from world import make_config, make_model
 
 from vspcn_lib.config import Config, ConfigError, as_dict, read_config, unread, update
 from vspcn_lib.methods.registry import METHODS, method
 from vspcn_lib.runs.evaluation import forward
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.pieces import Pieces
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import run
+from vspcn_lib.zeroshot import Classes
 
-OWN = {"vpt-shallow": {"prompts": 3}, "vpt-deep": {"prompts": 3}, "finetune": {"tuned_blocks": 1}}
+OWN = {"vpt-shallow": {"prompts": 3}, "vpt-deep": {"prompts": 3}, "finetune": {"tuned_blocks": 1},
+       "psvma": {"gate_reduction": 2, "mixer": 8}, "zslvit": {"sites": "2,3"}}
 PEERS = [name for name in METHODS if name != "vspcn"]
 
 
@@ -32,6 +37,26 @@ def test_every_method_runs_the_whole_protocol(tiny_folder, tiny_vit, tmp_path, n
     images = torch.cat([x for x, _, _ in Workspace.open(config, tiny_vit).batches(np.arange(2), False).epoch(0)])
     scores = model.eval().scores(forward(model, images), model.prototypes(torch.as_tensor(work.bench.prototypes)))
     assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("name", ["psvma", "zslvit"])
+def test_a_batch_in_pieces_is_the_whole_batch(tiny_vit, name):
+    model = make_model(tiny_vit, name, **OWN[name]).double().train()
+    images, rows = torch.randn(5, 3, 32, 32, dtype=torch.float64), torch.rand(7, 6, dtype=torch.float64)
+    known, targets = Classes(rows[:5], rows[5:]), torch.tensor([0, 1, 2, 3, 3])
+    config = update(Config(), {"model": {"method": name}})
+
+    def objective(features, embedded, targets):
+        return model.loss(features, embedded, targets, known, config)
+
+    found = []
+    for micro in (5, 2):
+        model.zero_grad()
+        Pieces(model, Accelerator(mixed_precision="no"), contextlib.nullcontext, 1.0, micro).backward(
+            images, known.seen[targets], targets, objective)
+        found.append({n: p.grad for n, p in model.trainable().items()})
+    for n, whole in found[0].items():
+        torch.testing.assert_close(found[1][n], whole, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", METHODS)

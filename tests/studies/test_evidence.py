@@ -21,10 +21,10 @@ from vspcn_lib.studies.ablation import ablate
 from vspcn_lib.studies.code import code_version
 from vspcn_lib.studies.presets import preset
 from vspcn_lib.studies.records import method, summary
-from vspcn_lib.studies.rows import ROWS, row
+from vspcn_lib.studies.rows import ROWS, named, row
 from vspcn_lib.studies.runner import Job, execute, finished
 from vspcn_lib.studies.sweep import parse_axis, sweep
-from vspcn_lib.studies.tables import ablation_table, paired_bootstrap
+from vspcn_lib.studies.tables import ablation_table, caption, paired_bootstrap
 from vspcn_lib.system.environment import cores
 from vspcn_lib.train import Interrupted
 from vspcn_lib.views.figures import draw_figures
@@ -173,6 +173,25 @@ def test_paired_bootstrap_is_paired_and_its_estimate_is_the_plain_difference():
     difference, low, high = paired_bootstrap(lower, ours[:1])  # seed 0 is all they share
     assert table.loc["ViT only", "H - full"] == f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]" and difference < -5
     assert table.loc["full", "H - full"] == ""
+
+
+def test_methods_whose_loss_reads_unseen_attributes_are_marked_in_every_table():
+    rng = np.random.default_rng(0)
+    records = {}
+    for i, name in enumerate(("full", "PSVMA", "ZSLViT", "MSDN")):
+        config = as_dict(row(preset("cub100-small"), name))
+        made = _record(rng, name, 0, 0)
+        records[str(i)] = {**made, "config": config,
+                           "result": {**made["result"], "backbone": {"tag": "t"}, "split": "s",
+                                      "environment": {"commit": "x", "device": "d"}}}
+    assert ablation_table(records)["row"].tolist() == ["full", "PSVMA †", "ZSLViT", "MSDN †"]
+    assert "†: the loss" in caption(records) and "†" not in caption({k: records[k] for k in "02"})
+    marked = summary(records).set_index("method").index
+    assert sorted(n.split(",")[0] for n in marked if "unseen attributes in the loss" in n) == ["msdn", "psvma"]
+
+
+def test_a_group_of_rows_stands_for_its_members():
+    assert named(["full", "peers"]) == ("full", "PSVMA", "PSVMA, frozen", "ZSLViT", "ZSLViT, frozen", "MSDN")
 
 
 def test_runs_of_other_settings_are_no_seeds_of_each_other():

@@ -16,7 +16,7 @@ def table(record: dict[str, Any]) -> str:
     found, memory = record["parts"]["steps"], record["parts"].get("memory")
     lines = ["| | training step | × ViT | inference | × ViT | GFLOP × ViT | of matmul rate | peak MiB, × ViT |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
-    for name in NAMES:
+    for name in (n for n in NAMES if n in found["train"]):  # older records have fewer
         train, infer = found["train"][name], found["infer"][name]
         flops = train["GFLOP"] / found["train"][FLOOR]["GFLOP"]
         peak = f"{memory['train'][name]['peak']:.0f}, {memory['train'][name]['ratio']:.2f}" if memory else ""
@@ -67,13 +67,14 @@ def draw(record: dict[str, Any], target: Path) -> Path:
     every = [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1 + i // 3, i % 3])
                                                for i in range(len(axes_of_growth)))]
     if "steps" in parts:
+        names = [n for n in NAMES if n in parts["steps"]["train"]]
         for k, (kind, label) in enumerate((("train", "training step"), ("infer", "inference"))):
-            rows = [parts["steps"][kind][n] for n in NAMES]
+            rows = [parts["steps"][kind][n] for n in names]
             ratios = [r["ratio"] for r in rows]
             error = [[r["ratio"] - r["low"] for r in rows], [r["high"] - r["ratio"] for r in rows]]
-            every[0].barh([i + 0.38 * k for i in range(len(NAMES))], ratios, 0.36, xerr=error, label=label,
+            every[0].barh([i + 0.38 * k for i in range(len(names))], ratios, 0.36, xerr=error, label=label,
                           color=plots.COLOURS[k], error_kw={"lw": 0.8})
-        every[0].set(yticks=[i + 0.19 for i in range(len(NAMES))], yticklabels=NAMES, xlabel="time, × the frozen ViT")
+        every[0].set(yticks=[i + 0.19 for i in range(len(names))], yticklabels=names, xlabel="time, × the frozen ViT")
         every[0].axvline(1, color="0.5", lw=0.8)
         every[0].invert_yaxis()
         every[0].legend(frameon=False, fontsize=8, loc="lower right")

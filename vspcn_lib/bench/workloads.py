@@ -15,13 +15,15 @@ from vspcn_lib.bench.plain import PlainVSPCN
 from vspcn_lib.config import Config, update
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
 from vspcn_lib.methods.registry import method
+from vspcn_lib.studies.rows import GROUPS, ROWS
 from vspcn_lib.system.memory import keep_freed_memory, peak_mib
 from vspcn_lib.zeroshot import Classes
 
 ATTRIBUTES = {"birdlets": 82, "sun": 102, "awa2": 85}  # CUB and cub100: 312
 FLOOR = "ViT"
 OTHERS = {"VSPCN": {}, "VSPCN, no fusion": {"model": {"weak": False, "strong": False, "adapter": False}},
-          "VSPCN, fusion plain": {}, "VPT-deep": {"model": {"method": "vpt-deep"}}}
+          "VSPCN, fusion plain": {}, "VPT-deep": {"model": {"method": "vpt-deep"}},
+          **{name: ROWS[name] | {"train": {}} for name in ("fine-tune all", *GROUPS["peers"])}}
 NAMES = (FLOOR, *OTHERS)
 
 
@@ -42,7 +44,7 @@ def workload(name: str, config: Config, vit: FrozenViT, attributes: int, classes
     """The workload `name` of NAMES for `config` on the ViT's device.
 
     "ViT" is the floor: forward and backward to its input, and its plain forward, as timm has them. VPT-deep gets as
-    many prompts a block as VSPCN has in all.
+    many prompts a block as VSPCN has in all; a method that reads each image once trains on what it kept.
     """
     device, size = next(vit.parameters()).device, config.data.size
     generator = torch.Generator().manual_seed(0)
@@ -72,12 +74,13 @@ def workload(name: str, config: Config, vit: FrozenViT, attributes: int, classes
     model = (PlainVSPCN if "plain" in name else method(settings)).build(vit, words, settings).to(device)
     optimiser = model.optimiser(settings.train)
     targets = torch.randint(classes, (len(images),), generator=generator).to(device)
-    known = Classes(torch.rand(classes, attributes, generator=generator).to(device))
+    known = Classes(*torch.rand(2, classes, attributes, generator=generator).to(device))
+    kept = model.frozen(images) if model.cached(settings) else None
 
     def train() -> None:
         model.train()
         with cast():
-            features = model.training_features(images, known.seen[targets])
+            features = model.training_features(images, known.seen[targets]) if kept is None else model.unfrozen(kept)
             embedded = model.embed(features)
         model.loss(features, embedded, targets, known, settings)["total"].backward()
         optimiser.step()

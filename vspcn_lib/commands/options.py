@@ -81,7 +81,7 @@ class Ablate:
     preset: str = "birdlets"
     """settings that the rows change"""
     rows: tuple[str, ...] = tuple(ROWS)
-    """rows to run, in this order"""
+    """rows to run, in this order; peers: the five rows of PSVMA, ZSLViT and MSDN"""
     seeds: int = 3
     """seeds 0 .. N-1"""
     fast: bool = False

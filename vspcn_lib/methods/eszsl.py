@@ -19,8 +19,7 @@ class ESZSLConfig(MethodConfig):
     """Nothing to set: validation classes choose the two regularisers from `ESZSL.candidates`."""
 
     name: ClassVar[str] = "eszsl"
-    reads: ClassVar[tuple[str, ...]] = ("train.seed", "train.held_out", "train.batch_size", "train.precision",
-                                        "train.folds", "train.calibration", "train.calibration_share")
+    reads: ClassVar[tuple[str, ...]] = ()
 
 
 class BilinearHead(nn.Module):

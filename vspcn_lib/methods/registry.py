@@ -8,13 +8,16 @@ from vspcn_lib.config import Config, ConfigError
 from vspcn_lib.encoders.backbone import FrozenViT
 from vspcn_lib.methods.eszsl import ESZSL
 from vspcn_lib.methods.finetune import FineTuned
+from vspcn_lib.methods.msdn import MSDN
+from vspcn_lib.methods.psvma import PSVMA
 from vspcn_lib.methods.sp import SP
 from vspcn_lib.methods.vpt import VPTDeep, VPTShallow
+from vspcn_lib.methods.zslvit import ZSLViT
 from vspcn_lib.model import VSPCN
 from vspcn_lib.zeroshot import ZeroShotModel
 
 METHODS: dict[str, type[ZeroShotModel]] = {m.Settings.name: m for m in (
-    VSPCN, ESZSL, VPTShallow, VPTDeep, SP, FineTuned)}
+    VSPCN, ESZSL, VPTShallow, VPTDeep, SP, FineTuned, PSVMA, ZSLViT, MSDN)}
 
 
 def method(config: Config) -> type[ZeroShotModel]:

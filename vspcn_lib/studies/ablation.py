@@ -8,7 +8,7 @@ from pathlib import Path
 from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
 from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.studies.records import anywhere, config_of, markdown, read_records
-from vspcn_lib.studies.rows import ROWS, row
+from vspcn_lib.studies.rows import ROWS, named, row
 from vspcn_lib.studies.runner import Data, Job, execute
 from vspcn_lib.studies.tables import ablation_table, caption
 
@@ -26,6 +26,7 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
     """
     check_range("--processes", processes, 0, 1024)
     check_range("--seeds", seeds, 1, 10**6)
+    rows = named(rows)
     changes = {**FAST, "data": {**FAST["data"], "size": 3 * inspect(base.model.backbone)}} if fast else {}
 
     def setting(name: str, seed: int) -> Config:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from vspcn_lib import metrics
 from vspcn_lib.config import as_dict
+from vspcn_lib.methods.registry import METHODS
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
 from vspcn_lib.runs.folder import read_scores as read_scores  # notebooks read committed matrices with the records
 from vspcn_lib.studies.sameness import anywhere as anywhere
@@ -77,9 +78,15 @@ def method(record: dict[str, Any]) -> str:
         name = "VSPCN" if model["visual_prompts"] + model["semantic_prompts"] else "linear head"
         if model["semantic_prompts"] and model.get("readout", "cls") == "cls":
             name += ", cls readout"
+    name += ", unseen attributes in the loss" if reads_unseen(record) else ""
     thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
     half = ", bf16" if config["train"]["precision"] == "bf16" else ""
     return f"{name}, {data['size']} px{thinned}{half}"
+
+
+def reads_unseen(record: dict[str, Any]) -> bool:
+    """Whether the loss of a record's method reads attribute rows of unseen classes, though never their images."""
+    return METHODS[record["config"].get("model", {}).get("method", "vspcn")].uses_unseen_prototypes
 
 
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:

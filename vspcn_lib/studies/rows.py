@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vspcn_lib.config import Config, ConfigError, nearest, update
 from vspcn_lib.studies.presets import LINEAR
 
 _NO_SEMANTIC = {"semantic_prompts": 0, "readout": "cls"}
+# PSVMA and ZSLViT are released without clipping. Their gradients' norms are some hundred: at 1, SGD would stand still.
+_RELEASED = {"batch_size": 32, "clip": 1e6}
 _NO_FUSION = {"weak": False, "strong": False, "adapter": False}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     # the paper's six
@@ -31,7 +34,19 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "SP": {"model": {"method": "sp"}},
     "fine-tune 2 blocks": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 2}, "train": {"lr": 1e-4}},
     "fine-tune all": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 1000}, "train": {"lr": 1e-4}},
+    # the peers, with the batch sizes of their releases; MSDN's epochs are the linear head's, both of cached features
+    "PSVMA": {"model": {"method": "psvma"}, "train": _RELEASED},
+    "PSVMA, frozen": {"model": {"method": "psvma"}, "method": {"train_backbone": False}, "train": _RELEASED},
+    "ZSLViT": {"model": {"method": "zslvit"}, "train": _RELEASED},
+    "ZSLViT, frozen": {"model": {"method": "zslvit"}, "method": {"train_backbone": False}, "train": _RELEASED},
+    "MSDN": {"model": {"method": "msdn"}, "train": {"batch_size": 50, "epochs": LINEAR["train"]["epochs"]}},
 }
+GROUPS = {"peers": tuple(list(ROWS)[list(ROWS).index("PSVMA"):])}
+
+
+def named(rows: Sequence[str]) -> tuple[str, ...]:
+    """`rows`, with the members of a group of `GROUPS` in the place of its name."""
+    return tuple(name for given in rows for name in GROUPS.get(given, (given,)))
 
 
 def row(base: Config, name: str, seed: int = 0) -> Config:

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from vspcn_lib.metrics import MetricsError, harmonic
+from vspcn_lib.studies.records import reads_unseen
 from vspcn_lib.studies.rows import ROWS
 from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
 PAPER_H = {"ViT only": 59.3, "full": 75.7}
+UNSEEN = " †"  # behind the name of a row whose loss reads attributes of unseen classes
 
 
 def tidy(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -67,6 +69,7 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
 
     `U`, `S`, `H` at the run's own tau, `oracle H` at the tau of the best test H, `gap` between the two, `validation H`
     by which settings are chosen, mean ± std over seeds, and its mean spread over class folds where there are several;
+    a mark behind rows whose loss reads unseen attributes;
     `H - reference` with its paired 95 % interval, of the seeds that both rows have; the paper's own H on its own data.
     A run recorded twice counts once. Raises `RunError` for records of different data.
     """
@@ -81,7 +84,7 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
         if not found:
             continue
         of = runs[runs["row"] == row]
-        cells = {"row": row}
+        cells = {"row": row + UNSEEN * reads_unseen(found[0])}
         for c in ("U", "S", "H", "oracle H", "gap", "validation H", "CZSL", "AUSUC"):
             digits = 3 if c == "AUSUC" else 1
             spread = f" ± {of[c].std():.{digits}f}" if len(of) > 1 else ""
@@ -126,10 +129,12 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
                    f"split {r['result']['split']}" for r in records.values()})
     made = sorted({f"{r['result']['environment']['commit']} on {r['result']['environment']['device']}"
                    for r in records.values()})
+    mark = (" †: the loss of this method reads the attributes of unseen classes (in selection those of the validation "
+            "classes), never their images.") if any(map(reads_unseen, records.values())) else ""
     return (f"Ours: {'; '.join(ours)}; made by {', '.join(made)} (other work may have run beside it: `seconds` are no "
             "benchmark). `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; other data and "
             "another backbone, so only the order of rows compares. U, S, H at a tau chosen without test images, by the "
             "calibrator in `tau by`; `validation H` chooses settings; `oracle H` picks tau on test labels and is no "
             "result, `gap` is what is lost to it. Brackets: paired 95 % bootstrap interval over test classes, of the "
-            "seeds that both rows have."
+            f"seeds that both rows have.{mark}"
             + "".join(f" {said[0].upper()}{said[1:]}." for said in remarks(records, by_row=True)))
