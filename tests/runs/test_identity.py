@@ -81,7 +81,7 @@ def test_predict_works_from_the_run_folder_alone_and_as_with_the_benchmark(tiny_
     kept = (out / "classes.npz").read_bytes()
     (out / "classes.npz").unlink()  # as a run of an older version
     with monkeypatch.context() as patch:
-        patch.setattr(trained.Workspace, "open", classmethod(lambda cls, _: work))
+        patch.setattr(trained.Workspace, "open", classmethod(lambda cls, *_, **__: work))
         through_the_benchmark = predict(out, [photo], 8)
     (out / "classes.npz").write_bytes(kept)
     shutil.rmtree(tiny_folder)
