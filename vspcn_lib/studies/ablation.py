@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
+from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.studies.records import anywhere, config_of, markdown, read_records
-from vspcn_lib.studies.rows import ROWS, row
+from vspcn_lib.studies.rows import GENERATED, ROWS, row
 from vspcn_lib.studies.runner import Job, execute
 from vspcn_lib.studies.tables import ablation_table, caption
 
@@ -31,7 +32,13 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
     def setting(name: str, seed: int) -> Config:
         return update(row(base, name, seed), changes)
 
-    jobs = [Job(name, setting(name, seed)) for seed in range(seeds) for name in rows]
+    def generation(name: str) -> tuple[str, GenerateConfig] | tuple[()]:
+        if name not in GENERATED:
+            return ()
+        start, settings = GENERATED[name]
+        return start, settings.steps(5) if fast else settings
+
+    jobs = [Job(name, setting(name, seed), *generation(name)) for seed in range(seeds) for name in rows]
     before = read_records(records)
     for job in jobs:
         if job.name in before and config_of(before[job.name]).data != anywhere(job.config).data:
@@ -40,7 +47,8 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
     failed = execute(jobs, runs, records, any_code, processes=processes or 2 * fast)
     made = {job.name for job in jobs}
     found = {name: record for name, record in read_records(records).items()
-             if name not in failed and record.get("row") in ROWS
+             if name not in failed and record.get("row") in (*ROWS, *GENERATED)
+             and record.get("generate") == next((s.kept() for s in generation(record["row"])[1:]), None)
              and as_dict(config_of(record)) == as_dict(
                  anywhere(setting(record["row"], record["config"]["train"]["seed"])))}
     print("\n" + ablation_table({name: found[name] for name in found if name in made}).to_string(index=False))

@@ -1,4 +1,4 @@
-"""A finished run opened again: its workspace, its trained model, and where that looks in unseen images."""
+"""Where the model of a finished run looks in unseen images."""
 
 from __future__ import annotations
 
@@ -6,27 +6,9 @@ import numpy as np
 import torch
 
 from vspcn_lib.model import VSPCN
-from vspcn_lib.runs.folder import RunError, RunFolder
+from vspcn_lib.runs.trained import load_trained as load_trained  # where every view begins
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views.capture import prompt_attention
-
-
-def load_trained(folder: RunFolder, work: Workspace | None = None) -> tuple[Workspace, VSPCN]:
-    """The workspace and the trained model of a finished run.
-
-    Raises `RunError` where config, backbone, data or the names and shapes of the weights are not those of the run.
-    """
-    work = work or Workspace.open(folder.config())
-    model = work.model()
-    state, own = folder.load_checkpoint(work.backbone.source, work.inputs), model.state()
-    wrong = sorted({n for n in state.keys() | own.keys()
-                    if n not in state or n not in own or state[n].shape != own[n].shape})
-    if wrong:
-        raise RunError(f"{folder.path / 'checkpoint.safetensors'} does not hold the weights of this model "
-                       f"({len(wrong)} missing, unknown or of another shape, first '{wrong[0]}'): train again, or "
-                       "restore it from a copy")
-    model.load_state_dict(state, strict=False)  # the frozen ViT is not in it
-    return work, model.eval()
 
 
 def unseen_attention(work: Workspace, model: VSPCN, birds: int = 4) -> tuple[np.ndarray, dict[str, np.ndarray]]:

