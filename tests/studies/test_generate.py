@@ -23,8 +23,9 @@ from vspcn_lib.runs.evaluation import LeakError
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.studies import ablation, generate as generate_module, runner
+from vspcn_lib.studies import ablation, runner
 from vspcn_lib.studies import features as features_module
+from vspcn_lib.studies import generate as generate_module
 from vspcn_lib.studies.features import RealFeatures, deal, extract
 from vspcn_lib.studies.generate import again, generate
 from vspcn_lib.studies.records import method, summary, write_record
@@ -233,7 +234,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatc
 
 
 def test_features_of_another_run_and_other_mistakes_are_one_sentence(world, prompted, tmp_path):
-    work, trained, folder = prompted
+    work, trained, _ = prompted
     generate(trained, tmp_path / "out", SMALL, work=work)
     other = tmp_path / "other"
     shutil.copytree(trained, other)
