@@ -86,8 +86,8 @@ def test_fitting_leaves_the_random_numbers_of_others_alone(name):
 
 LEARNING = {
     "vae": CVAEConfig(steps=300, batch_size=64, lr=5e-3, hidden=32, latent=2),
-    "flow": FlowConfig(steps=300, batch_size=128, lr=5e-3, hidden=48),
-    "cegzsl": CEGZSLConfig(steps=60, critic_steps=3, batch_size=64, lr=5e-3, hidden=48, embedding=16, contrast=8,
+    "flow": FlowConfig(steps=400, batch_size=128, lr=5e-3, hidden=48),
+    "cegzsl": CEGZSLConfig(steps=100, critic_steps=3, batch_size=64, lr=5e-3, hidden=48, embedding=16, contrast=8,
                            comparator=16),
 }
 
