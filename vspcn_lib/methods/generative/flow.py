@@ -20,7 +20,7 @@ FREQUENCIES = 8  # of the time embedding: sin and cos of pi k t, k = 1..8
 class FlowConfig:
     """A small velocity field."""
 
-    steps: int = 3000
+    steps: int = 800
     """optimiser steps"""
     batch_size: int = 256
     """features in a batch, each with a time and a noise of its own"""
@@ -32,8 +32,9 @@ class FlowConfig:
     """units of the two hidden layers"""
     integration: int = 8
     """steps of the midpoint rule from noise to features; the cost of sampling"""
-    row_noise: float = 0.0
-    """standard deviation of the noise on the rows in training, as a share of their length"""
+    row_noise: float = 0.3
+    """standard deviation of the noise on the rows in training, as a share of their length: a few dozen classes are else
+    learned by heart. Validation H on birdlets, linear head, one seed: 0.3 gave 36.1, 1.0 30.4"""
 
     def __post_init__(self) -> None:
         for name, low, high in (("steps", 1, 10**7), ("batch_size", 2, 10**6), ("lr", 1e-8, 1.0),
