@@ -71,6 +71,7 @@ class Opened:
         if kept is None or folder.read_json("result.json") is None:
             raise RunError(f"{folder.path} is no finished run of `generate`: make one with `generate RUN`, or finish "
                            "this one")
+        self.folder = folder
         self.settings: GenerateConfig = read_settings(kept["settings"])
         self.work, base = load_trained(RunFolder(Path(kept["run"])), work)
         self.result: dict[str, Any] = folder.read_json("result.json")
