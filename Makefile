@@ -7,7 +7,7 @@ demo: .venv/ready
 	$(PY) -m vspcn_lib demo
 
 test: .venv/ready
-	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py
+	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py notebooks/lab_config.py
 	$(PY) -m vspcn_lib demo
 	$(PY) -m pytest tests
 	$(NBVAL) notebooks
@@ -23,7 +23,7 @@ notebooks: .venv/ready
 	$(PY) notebooks/rerun.py
 
 lint: .venv/ready
-	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py
+	$(PY) -m ruff check vspcn_lib tests notebooks/rerun.py notebooks/lab_config.py
 
 # Known vulnerabilities of the pinned packages; says so where their data cannot be reached.
 audit: .venv/ready
@@ -39,13 +39,14 @@ trust: .venv/ready
 figures: .venv/ready
 	$(PY) -m vspcn_lib figures
 
-# Served on this machine alone, with the token that JupyterLab prints. Slider moves stay on the kernel's main thread.
+# Served on this machine alone, with the token that JupyterLab prints. Slider moves stay on the kernel's main thread;
+# a saved notebook keeps pictures and numbers in place of the live views that only a kernel can show.
 lab: .venv/ready
 	mkdir -p .venv/share/jupyter/lab/settings
 	printf '%s\n' '{"@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"}}' \
 	  > .venv/share/jupyter/lab/settings/overrides.json
 	$(PY) -m jupyterlab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. \
-	  notebooks/01_data_preparation.ipynb
+	  --config=notebooks/lab_config.py notebooks/00_start_here.ipynb
 
 # uv installs in half a minute; plain pip is the fall-back where uv has no wheel.
 .venv/ready: pyproject.toml constraints.txt

@@ -15,7 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
+from vspcn_lib.panels.stored import WIDGET, drop_views
 
 
 def smaller(picture: str) -> str:
@@ -30,6 +30,7 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
     """Drop what differs from run to run and what only a live kernel can use."""
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                          "language_info": {"name": "python"}}
+    drop_views(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         outputs = []
@@ -37,12 +38,10 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
             if output.output_type == "stream" and output.name == "stderr":
                 continue
             if "data" in output:
-                progress = WIDGET in output.data and "image/png" not in output.data
-                output.data.pop(WIDGET, None)
+                if WIDGET in output.data:  # a progress bar
+                    continue
                 if "image/png" in output.data:
                     output.data["image/png"] = smaller(output.data["image/png"])
-                if progress:
-                    continue
             outputs.append(output)
         if "outputs" in cell:
             cell.outputs = outputs
@@ -64,7 +63,7 @@ def main(names: list[str]) -> None:
         if names and not any(path.name.startswith(name) for name in names):
             continue
         start, notebook = time.time(), nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(here)}}).execute()
+        NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(here)}}).execute()
         normalise(notebook)
         nbformat.write(notebook, path)
         keep_picture(notebook, here.parent / "figures" / "tour" / f"{path.name[:2]}.png")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
-from vspcn_lib.metrics import ausuc, best_tau, gzsl_metrics, tau_sweep
+from vspcn_lib.metrics import ausuc, best_tau, class_accuracies, flips, gzsl_metrics, tau_sweep
 
 
 @st.composite
@@ -94,3 +94,16 @@ def test_bad_input_is_named(change, words):
     good = {"scores": np.zeros((2, 2)), "labels": np.array([0, 1]), "unseen": np.array([False, True]), "tau": 0.0}
     with pytest.raises(ValueError, match=words):
         gzsl_metrics(**{**good, **change})
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.floats(-4, 4))
+def test_flips_lead_from_no_unseen_answer_to_any_tau(case, tau):
+    scores, labels, unseen = case
+    found = flips(scores, labels, unseen)
+    if np.abs(found["margin"].to_numpy() - tau).min(initial=1) < 1e-9:
+        return  # an image on the edge belongs to either side
+    values, counts = class_accuracies(scores, labels, unseen, -1e6), np.bincount(labels, minlength=len(unseen))
+    for row in found[found["margin"] < tau].itertuples():
+        values[row.label] += 100 * row.change / counts[row.label]
+    np.testing.assert_allclose(values, class_accuracies(scores, labels, unseen, tau), atol=1e-9)

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vspcn_lib import losses
 from vspcn_lib.config import Config, LossConfig, ModelConfig, update
 from vspcn_lib.data.images import Batches, Normalise
-from vspcn_lib.encoders.backbone import BackboneError, FrozenViT, load_backbone
+from vspcn_lib.encoders.backbone import FrozenViT
 from vspcn_lib.methods.registry import build
 from vspcn_lib.model import VSPCN
 from vspcn_lib.views.capture import CaptureError, attention_maps, prompt_attention
@@ -157,26 +157,6 @@ def test_a_part_that_is_not_finite_names_itself():
     bad = {"cls": torch.full((2, 3), float("nan"))}
     with pytest.raises(FloatingPointError, match="'cls'"):
         losses.total(bad, {"cls": torch.ones(2, 3)}, torch.tensor([0, 1]), torch.ones(2, 3), 1.0, LossConfig())
-
-
-def test_unknown_backbone_and_wrong_file_are_clear(tmp_path):
-    with pytest.raises(BackboneError, match="timm has no model 'vit_smal_patch14'"):
-        load_backbone("vit_smal_patch14", 224)
-    with pytest.raises(BackboneError, match="there is no file"):
-        load_backbone("vit_tiny_patch16_224@/nowhere.safetensors", 224)
-    with pytest.raises(BackboneError, match="cls token"):
-        FrozenViT(timm.create_model("vit_base_patch16_siglip_224", num_classes=0, depth=1), {"tag": "siglip"})
-
-
-def test_a_local_file_loads_at_another_size(tmp_path):
-    from safetensors.torch import save_file
-
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
-    save_file(vit.state_dict(), tmp_path / "w.safetensors")
-    frozen = load_backbone(f"vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}", 64)
-    assert frozen.patches == 16 and len(frozen.source["sha256"]) == 64
-    with pytest.raises(BackboneError, match="does not hold the weights"):
-        load_backbone(f"vit_small_patch16_224@{tmp_path / 'w.safetensors'}", 64)
 
 
 @pytest.mark.parametrize("changes", [

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vspcn_lib.config import Config, update
 from vspcn_lib.encoders.backbone import FrozenViT
-from vspcn_lib.encoders.semantics import attribute_phrase
+from vspcn_lib.encoders.phrases import attribute_phrase
 from vspcn_lib.methods.registry import build
 from vspcn_lib.zeroshot import ZeroShotModel
 

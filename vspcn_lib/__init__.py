@@ -4,7 +4,11 @@ Start with `model.py` (VSPCN), `losses.py` and `train.py` (the protocol); every 
 What a notebook needs is here, loaded when it is first used.
 """
 
+import os
 from importlib import import_module
+
+# Threads that wait must not spin: on a shared machine that made panels eight times slower. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOME = {"preset": "studies.presets", "load_benchmark": "data.benchmarks", "VSPCN": "model", "run": "train",
          "load_trained": "views.trained", "gzsl_metrics": "metrics", "tau_sweep": "metrics", "ausuc": "metrics"}

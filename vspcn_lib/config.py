@@ -26,7 +26,7 @@ class DataConfig:
     """What is read: the benchmark, the image size and the attribute vectors."""
 
     benchmark: str = "birdlets"
-    """images, attributes and split: birdlets, cub100, cub, sun, awa2, or the path of a folder benchmark"""
+    """images, attributes and split: birdlets, cub100, awa35, cub, sun, awa2, or the path of a folder benchmark"""
     root: str = ""
     """where the benchmark lies; empty: $VSPCN_DATA, else ../shared/data beside the repository, else ./data"""
     size: int = 112
@@ -34,7 +34,14 @@ class DataConfig:
     images_per_class: int = 0
     """use at most this many images of each class to train and to validate (0: all); test images are never thinned"""
     vectors: str = "glove-50"
-    """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings), or a file in word2vec format"""
+    """vectors of attribute phrases: glove-50, glove-300, minilm (sentence embeddings); a file in word2vec or GloVe
+    format, or a .npy of one row an attribute; a folder of a sentence-transformers model or of a CLIP text tower"""
+    template: str = "The picture shows: {}."
+    """the sentence that a sentence encoder reads, {} being the attribute's phrase; word vectors read the words alone"""
+    mean: str = ""
+    """channel means of pixels in 0..1 that the weights expect, as 0.485,0.456,0.406; empty: what timm's record says"""
+    std: str = ""
+    """channel standard deviations of pixels in 0..1 that the weights expect; empty: what timm's record says"""
 
     def __post_init__(self) -> None:
         check_range("data.size", self.size, 16, 2048)
@@ -68,8 +75,8 @@ class ModelConfig:
     """The frozen ViT and what VSPCN puts into it (design symbols in brackets)."""
 
     backbone: str = "packaged:vit-s14"
-    """the frozen ViT: packaged:vit-s14 (no model hub needed), a timm name (weights from the hub), or
-    NAME@FILE.safetensors"""
+    """the frozen ViT: packaged:vit-s14 or packaged:clip-vit-b16 (no model hub needed), a timm name (weights from the
+    hub), or NAME@FILE, NAME being timm's, of .safetensors, .pth or Google's .npz"""
     method: str = "vspcn"
     """vspcn, or a peer or baseline under the same protocol, whose own settings are the group `method`; without prompts
     vspcn is the linear head on the frozen ViT"""
@@ -94,8 +101,7 @@ class ModelConfig:
     embedding: Literal["visual-to-semantic", "semantic-to-visual"] = "visual-to-semantic"
     """where image and prototype meet: in attribute space, or in the ViT's feature space"""
     readout: Literal["cls", "cls+semantic"] = "cls"
-    """whose scores classify: the cls token's (the paper), or their mean with the mean semantic prompt's, where there
-    are semantic prompts"""
+    """whose scores classify: the cls token's (the paper), or their mean with the mean semantic prompt's, if any"""
     recompute: bool = False
     """compute the ViT's blocks again in the backward pass instead of keeping their activations: for large inputs"""
     scale: float = 20.0
@@ -140,8 +146,7 @@ class TrainConfig:
     epochs: int = 6
     """most epochs to train; the epoch kept is the best on validation classes"""
     head_epochs: int = 0
-    """epochs of the heads alone, on the features of the model's start, before everything trains (0: the paper, heads
-    start at random with the rest); a short budget gains by it, see the cub presets"""
+    """epochs of the heads alone before everything trains (0: none, as the paper); short budgets gain: cub presets"""
     head_lr: float = 1e-3
     """learning rate of `head_epochs` alone, constant; not `lr`, which rows that fine-tune the ViT must lower"""
     batch_size: int = 32
@@ -160,6 +165,13 @@ class TrainConfig:
     """of the first weights, the held-out images, the order of images and their augmentation"""
     held_out: float = 0.2
     """share of the remaining training classes' images kept for selection (validation 'seen')"""
+    folds: int = 1
+    """draws of validation classes to select with: the benchmark's own, then others by seed; each costs a training"""
+    calibration: Literal["raw", "retention", "accuracy-kept", "median-shift", "standardised", "quartiles",
+                         "score-spread", "temperature", "consensus"] = "consensus"
+    """how tau gets from selection to the final model; the default won a nested validation (docs/calibration.md)"""
+    calibration_share: float = 0.1
+    """share of a class's training images that the final fit leaves out for `calibration`; raw leaves out none"""
     precision: Literal["no", "bf16"] = "no"
     """no: float32; bf16: mixed precision, on hardware that has it"""
 
@@ -167,7 +179,7 @@ class TrainConfig:
         for name, low, high in (("epochs", 1, 10000), ("head_epochs", 0, 10000), ("batch_size", 2, 65536),
                                 ("lr", 1e-8, 10.0), ("head_lr", 1e-8, 10.0), ("weight_decay", 0.0, 10.0),
                                 ("clip", 1e-6, 1e6), ("accumulate", 1, 1024), ("held_out", 0.05, 0.5),
-                                ("seed", 0, 2**31 - 1)):
+                                ("seed", 0, 2**31 - 1), ("folds", 1, 100), ("calibration_share", 0.01, 0.5)):
             check_range(f"train.{name}", getattr(self, name), low, high)
 
 
@@ -213,7 +225,7 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
         if not isinstance(values, dict):
             raise ConfigError(f"the group '{group}' must hold fields and their values, not {type(values).__name__}")
     name = changes.get("model", {}).get("method", config.model.method)
-    if name not in MethodConfig.known:
+    if not isinstance(name, str) or name not in MethodConfig.known:
         raise ConfigError(f"model.method = {name!r}: choose one of {', '.join(MethodConfig.known)}")
     if name != config.model.method:
         changes = {**changes, "method": changes.get("method", {})}
@@ -233,8 +245,11 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 def read_config(found: Any) -> Config:
     """The config that `as_dict` wrote, also by an earlier version; raises `ConfigError` as `update` does."""
+    if isinstance(found, dict) and isinstance(found.get("train"), dict):  # without a choice the raw tau was kept
+        found = {**found, "train": {"calibration": "raw", **found["train"]}}
     model = found.get("model", {}) if isinstance(found, dict) else {}
-    method = MethodConfig.known.get(model.get("method", MethodConfig.name)) if isinstance(model, dict) else None
+    name = model.get("method", MethodConfig.name) if isinstance(model, dict) else None
+    method = MethodConfig.known.get(name) if isinstance(name, str) else None
     if method is None or "method" in found:
         return update(Config(), found)
     model = dict(model)  # written before methods had settings of their own: all of them lay in one group

@@ -161,6 +161,20 @@ def tau_sweep(scores: Any, labels: Any, unseen: Any) -> pd.DataFrame:
     return pd.DataFrame({"tau": tau, "U": U, "S": S, "H": harmonic(U, S)})
 
 
+def flips(scores: Any, labels: Any, unseen: Any) -> pd.DataFrame:
+    """The images that turn right or wrong as tau rises, once each: columns margin (rising), label, change (+1, -1).
+
+    An image of an unseen class turns right (+1) where tau passes its margin max_seen - max_unseen, if its best unseen
+    class is its own; one of a seen class turns wrong (-1) there, if its best seen class was. Errors as `gzsl_metrics`.
+    """
+    best = _best(scores, labels, unseen)
+    is_unseen = best.unseen[best.labels]
+    won, lost = is_unseen & (best.unseen_class == best.labels), ~is_unseen & (best.seen_class == best.labels)
+    found = pd.DataFrame({"margin": best.seen_score - best.unseen_score, "label": best.labels,
+                          "change": won.astype(int) - lost})
+    return found[won | lost].sort_values("margin", kind="stable", ignore_index=True)
+
+
 def best_tau(sweep: pd.DataFrame) -> float:
     """The tau of the highest H in a `tau_sweep` (the smallest of equals)."""
     return float(sweep["tau"].iloc[int(sweep["H"].to_numpy().argmax())])

@@ -64,6 +64,11 @@ class VSPCN(ZeroShotModel):
         """Without prompts it is the linear head on the frozen ViT's features."""
         return not config.model.visual_prompts + config.model.semantic_prompts
 
+    @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Semantic prompts read them, where something fuses the two."""
+        return bool(config.model.semantic_prompts) and (config.model.weak or config.model.strong)
+
     def shallow(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens [B,T,D] before the first deep block, and S^0 [1,K,D]; neither depends on an alpha."""
         tokens = self.backbone.embed(images)

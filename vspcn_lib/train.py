@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -18,11 +19,14 @@ from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.config import Config
-from vspcn_lib.data.images import shuffled
-from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.data.images import epoch_rows, shuffled
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.evaluation import describe, evaluate, guard, made_by, validate
+from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out
+from vspcn_lib.runs.counts import check_counts, selection_split, thin
+from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
+from vspcn_lib.runs.finished import check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder, together
+from vspcn_lib.runs.kept import Kept
 from vspcn_lib.runs.pieces import Objective, Pieces
 from vspcn_lib.runs.processes import own_rows, sum_gradients
 from vspcn_lib.runs.workspace import FeatureBatches, Workspace
@@ -34,26 +38,6 @@ SAVE_SECONDS = 300.0  # a kill or a power cut costs at most this much work, and 
 
 class Interrupted(RuntimeError):
     """The user pressed Ctrl-C; everything up to the last step is saved."""
-
-
-def selection_split(bench: Benchmark, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training images of the classes that are not validation classes, split in (fit, held-out), per class."""
-    rng, fit, held = np.random.default_rng(seed), [], []
-    for c in np.setdiff1d(bench.seen_classes, bench.val_classes):
-        images = rng.permutation(bench.train[bench.labels[bench.train] == c])
-        cut = max(1, round(share * len(images)))
-        held.append(images[:cut])
-        fit.append(images[cut:])
-    return np.sort(np.concatenate(fit)), np.sort(np.concatenate(held))
-
-
-def thin(bench: Benchmark, indices: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """At most `per_class` of `indices` for each class, drawn by `seed`; 0 keeps all."""
-    if not per_class:
-        return indices
-    shuffled = np.random.default_rng(seed).permutation(indices)
-    labels = bench.labels[shuffled]
-    return np.sort(np.concatenate([shuffled[labels == c][:per_class] for c in np.unique(labels)]))
 
 
 @contextlib.contextmanager
@@ -87,6 +71,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     c, bench, acc = work.config, work.bench, work.accelerator
     classes = np.unique(bench.labels[indices])
     guard(bench, indices, np.union1d(bench.unseen_classes, bench.val_classes if validation else []), phase)
+    check_counts(c, bench, phase, indices, validation)
     if method(c).candidates:
         return _solve(work, indices, classes, epochs, validation)
     position = torch.full((bench.num_classes,), -1, device=acc.device)
@@ -97,6 +82,13 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     batches = work.batches(indices, augment=c.train.augment, shuffle=True, shared=True)
     optimiser = model.optimiser(c.train)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
+    sizes = [len(rows) for rows in epoch_rows(batches.order, len(indices), c.train.batch_size, c.train.seed, 0)]
+    if max(sizes, default=0) < 2:
+        raise RunError(f"{phase}: no batch holds two images ({len(indices)} to train on), and one has no batch "
+                       "statistics: raise train.batch_size, or add images")
+    if 1 in sizes:
+        work.say(f"{phase}: {sizes.count(1)} of {len(sizes)} batches hold one image, which has no batch statistics: it "
+                 "is left out, another one in each epoch")
 
     def objective(features: dict[str, Tensor], embedded: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         return model.loss(features, embedded, targets, known, c)
@@ -241,15 +233,24 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
 
     Returns {"best": row, "epochs": rows}. No test image is read, so settings may be compared by best["H"].
     """
-    folder.check_inputs(work.inputs, work.accelerator.is_main_process)
+    if missing := folder.check_inputs(work.inputs, work.accelerator.is_main_process):
+        work.say(f"{folder.path} began under an older version, which did not keep {', '.join(missing)}: unchecked")
     selected = folder.read_json("selection.json")
     if selected is None:
-        t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
-        inner, held_out = selection_split(bench, t.held_out, t.seed)
-        validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
-        _, history = fit(work, folder, "select", thin(bench, inner, most, t.seed), t.epochs, validation,
-                         stop)
-        selected = {"best": max(history, key=lambda row: row["H"]), "epochs": history}
+        t, most, histories = work.config.train, work.config.data.images_per_class, []
+        for i, bench in enumerate(class_folds(work.bench, t.folds, t.seed), 1):
+            phase = "select" if i == 1 else f"select {i}"
+            history = folder.read_json(f"{phase}.json")  # of a fold that an earlier session finished
+            if history is None:
+                inner, held_out = selection_split(bench, t.held_out, t.seed)
+                validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
+                _, history = fit(replace(work, bench=bench), folder, phase, thin(bench, inner, most, t.seed),
+                                 t.epochs, validation, stop)
+                if work.accelerator.is_main_process and t.folds > 1:
+                    folder.write_json(f"{phase}.json", history)
+            histories.append(history)
+        rows = averaged(histories)
+        selected = {"best": max(rows, key=lambda row: row["H"]), "epochs": rows}
         if work.accelerator.is_main_process:
             folder.write_json("selection.json", selected)
     return selected
@@ -257,13 +258,14 @@ def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dic
 
 def run(config: Config, out: Path, resume: bool = False, work: Workspace | None = None,
         stop: Event | None = None) -> dict[str, Any]:
-    """The whole protocol: select epoch and tau on validation classes, retrain on trainval, evaluate once.
+    """The whole protocol: select epoch and tau on validation classes, retrain on trainval, calibrate, evaluate once.
 
     Writes the run folder `out` and returns its result record; a finished run is returned as it is.
     """
     with RunFolder.open(out, config, resume) as folder:
         done = folder.read_json("result.json")
         if done:
+            check_finished(folder, done, config, work and work.inputs)
             return done
         work = work or Workspace.open(config)
         with together():
@@ -274,12 +276,15 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
         work.say("kept" + describe(best))
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
+        trainval, held = hold_out(work.bench, trainval, calibration_share(config.train), config.train.seed)
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
-        result = {**evaluate(work, folder, model, best), "trained_on": len(trainval),
-                  "seconds": round(earlier + time.monotonic() - start, 1)}
+        calibrated = calibrate(work, model, held, best)
+        result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),
+                  "inputs": folder.read_json("inputs.json"), "seconds": round(earlier + time.monotonic() - start, 1)}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:
+            Kept.of(work).write(folder.path)
             folder.save_checkpoint(model.state(), work.backbone.source)
             folder.write_json("result.json", result)
         with together():

@@ -104,6 +104,11 @@ class ZeroShotModel(nn.Module):
         """Whether what the method reads of an image never changes, so that the frozen ViT sees each image once."""
         return False
 
+    @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Whether the model reads the vectors of attribute names; one that does not takes attributes without names."""
+        return True
+
     def frozen(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W] to what a `cached` method keeps of them, [B,...]."""
         return self.features(images)["cls"]

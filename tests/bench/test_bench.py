@@ -1,4 +1,4 @@
-"""The benchmark runs, its counts are right, and the README and the pictures show the committed records."""
+"""The benchmark runs, its counts are right, and docs and pictures show the committed records."""
 
 import json
 from dataclasses import replace
@@ -83,7 +83,7 @@ def test_actions_are_measured_in_turn_and_ratios_are_paired():
 @pytest.mark.parametrize("file", RECORDS, ids=lambda p: p.stem)
 def test_committed_benchmarks_are_shown_as_measured(file, tmp_path):
     record = json.loads(file.read_text())
-    assert table(record) in (ROOT / "README.md").read_text(), f"README shows another table than {file.name}"
+    assert table(record) in (ROOT / "docs/cost.md").read_text(), f"docs/cost.md shows another table than {file.name}"
     again = [draw(record, tmp_path / name) for name in ("a.png", "b.png")]
     assert again[0].read_bytes() == again[1].read_bytes()
     kept = file.with_suffix(".png")

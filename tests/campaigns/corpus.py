@@ -1,9 +1,10 @@
-"""The bad-input campaign makes hundreds of malformed inputs and shows each to its reader.
+"""The bad-input campaign makes hundreds of malformed or unusual inputs and shows each to its reader.
 
 `PYTHONPATH=tests python tests/campaigns/corpus.py`
 
-Each must be refused within seconds by one sentence of the library's own that names what is wrong; anything else
-(another exception, a crash, silence, a hang) is a failure and listed.
+An input passes only if the answer is right. What is malformed must be refused within seconds by one sentence of the
+library's own that names what is wrong; what people really write (kinds.py) must be read as it is meant, with the words
+that it calls for. Anything else (another exception, a wrong result, silence, a hang) is a failure and listed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kinds import Right, descriptions, layouts, left_out
 from PIL import Image
 from safetensors.torch import save
 from scipy.io import savemat
@@ -50,7 +52,8 @@ from vspcn_lib.system.environment import environment
 from vspcn_lib.system.files import checked
 from vspcn_lib.system.unpack import unpack
 
-Case = tuple[str, Callable[[], Any]]
+Case = tuple[str, Callable[[], Any]] | tuple[str, Callable[[], Any], Right]
+"""name, action, and the right answer where that is more than any refusal"""
 SECONDS = 5.0  # and never a hang
 
 
@@ -199,8 +202,10 @@ def tables(root: Path) -> Iterator[Case]:
         "one row": f"{head}\n{first}",
         "no class column": good.replace("class,", "name,", 1),
         "no attributes": "class\na\nb\n",
-        "semicolons": good.replace(",", ";"),
-        "tabs": good.replace(",", "\t"),
+        "semicolons below a header with commas": head + "\n" + good.partition("\n")[2].replace(",", ";"),
+        "tabs below a header with commas": head + "\n" + good.partition("\n")[2].replace(",", "\t"),
+        "points and commas in numbers": good.replace(",", ";").replace(";0.", ";0,", 1),
+        "thousands": good.replace(first, "bird_0" + ",1_000" * 6),
         "short row": good.replace(first, "bird_0,1"),
         "long row": good.replace(first, first + ",1"),
         "word for a number": good.replace(first, "bird_0" + ",x" * 6),
@@ -232,7 +237,7 @@ def tables(root: Path) -> Iterator[Case]:
     for name, text in made.items():
         yield name, lambda text=text: _folder(root, base, "attributes.csv", text.encode())
     raw = {
-        "UTF-16": good.encode("utf-16"),
+        "UTF-16 without a mark": good.encode("utf-16-le"),
         "Latin-1": good.replace("bird_0", "Vögel", 1).encode("latin-1"),
         "binary": bytes(range(256)) * 4,
         "gzip": gzip.compress(good.encode()),
@@ -277,7 +282,7 @@ def split_files(root: Path) -> Iterator[Case]:
             "absent file": ["bird_0/99.png"],
             "path outside": ["../../etc/passwd"],
             "absolute path": ["/etc/passwd"],
-            "backslashes": ["bird_0\\0.png"],
+            "backslashes": ["bird_0\\99.png"],
         }.items():
             made[f"{key}: {what}"] = {**good, key: value}
         made[f"{key}: twice"] = {**good, key: good[key] + good[key][:1]}
@@ -707,6 +712,9 @@ CLASSES: dict[str, Callable[[Path], Iterator[Case]]] = {
     ".mat files": mats,
     "attributes.csv": tables,
     "splits.json": split_files,
+    "descriptions of one benchmark": descriptions,
+    "official layouts": layouts,
+    "left out, twice, nearly right, too few": left_out,
     "archives": archives,
     "weights, checkpoints, states, scores, records": checkpoints,
     "word vectors and attribute names": vectors,
@@ -714,20 +722,28 @@ CLASSES: dict[str, Callable[[Path], Iterator[Case]]] = {
 }
 
 
-def judge(name: str, act: Callable[[], Any]) -> tuple[str, str, float]:
-    """("refused", the sentence, seconds), or another verdict with what happened."""
+PASSED = ("refused", "read")
+
+
+def judge(name: str, act: Callable[[], Any], right: Right = "") -> tuple[str, str, float]:
+    """("refused", the sentence, seconds), ("read", ...) where that is right, or another verdict with what happened.
+
+    `right`: words that the refusal must hold, or what must be true of what is read.
+    """
     began = time.monotonic()
     try:
-        act()
-        verdict, text = "accepted", ""
+        found = act()
+        good = callable(right) and right(found)
+        verdict, text = ("read", "") if good else ("read wrongly" if callable(right) else "accepted", str(found))
     except Exception as error:
         own = type(error).__module__.startswith("vspcn_lib") or (
             name.startswith(("slider", "whole-number")) and type(error) is ValueError
         )  # shown in the panel as a sentence
         text = f"{type(error).__name__}: {error}"
-        verdict = "refused" if own and len(str(error)) > 10 else "foreign error"
+        good = own and len(str(error)) > 10 and not callable(right) and right in str(error)
+        verdict = "refused" if good else "refused for another reason" if own else "foreign error"
     seconds = time.monotonic() - began
-    return ("slow" if verdict == "refused" and seconds > SECONDS else verdict), text, seconds
+    return ("slow" if verdict in PASSED and seconds > SECONDS else verdict), text, seconds
 
 
 def campaign(root: Path) -> dict[str, Any]:
@@ -737,22 +753,22 @@ def campaign(root: Path) -> dict[str, Any]:
         place = root / hashlib.sha256(kind.encode()).hexdigest()[:8]
         place.mkdir()
         counts, longest, example = Counter(), 0.0, ""
-        for name, act in cases(place):
+        for name, act, *right in cases(place):
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                verdict, text, seconds = judge(name, act)
+                verdict, text, seconds = judge(name, act, *right)
             counts[verdict] += 1
             longest = max(longest, seconds)
             text = text.replace(str(place) + "/", "").replace(str(root) + "/", "")
-            if verdict != "refused":
+            if verdict not in PASSED:
                 found["failures"].append(f"{kind} | {name} | {verdict} | {text[:200]}")
-            elif not example or counts["refused"] == 12:
+            elif verdict == "refused" and (not example or counts["refused"] == 12):
                 example = f"{name}: {text.splitlines()[0][:220]}"
         if (place / "mark").exists():
             found["failures"].append(f"{kind} | a pickle was run")
         found["classes"][kind] = {**counts, "longest seconds": round(longest, 2), "example": example}
     found["total"] = {
         "tried": sum(v for c in found["classes"].values() for v in c.values() if isinstance(v, int)),
-        "refused": sum(c.get("refused", 0) for c in found["classes"].values()),
+        **{verdict: sum(c.get(verdict, 0) for c in found["classes"].values()) for verdict in PASSED},
     }
     return found
 

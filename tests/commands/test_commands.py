@@ -53,7 +53,7 @@ def _small_vit(patch, tmp_path):
     _no_cache(patch, tmp_path)
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=1)
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
-    patch.setattr("vspcn_lib.encoders.backbone._from_file", lambda *a: _Stop)
+    patch.setattr("vspcn_lib.runs.workspace.load_backbone", lambda *a, **k: _Stop)
 
 
 class _Stop:
@@ -187,3 +187,19 @@ def test_records_are_of_committed_code():
     assert files and any(commits.values())
     dirty = {name for name, found in commits.items() if any(c.endswith("-dirty") or c == "unknown" for c in found)}
     assert not dirty, f"commit, then run again: {', '.join(sorted(dirty))}"
+
+
+def test_a_table_of_records_is_printed_or_written_in_three_forms(tmp_path, capsys):
+    records = ROOT / "records" / "ablation" / "cub100"
+    texts = {}
+    for form in ("csv", "latex", "markdown"):
+        assert main(["table", str(records), "--format", form]) == 0
+        texts[form] = capsys.readouterr().out
+    assert texts["csv"].startswith("row,U,S,H") and "ViT only" in texts["csv"]
+    assert texts["latex"].count("rule") == 3 and r"$\pm$" in texts["latex"] and texts["markdown"].startswith("| row |")
+    target = tmp_path / "deep" / "table.tex"
+    assert main(["table", str(records), "--format", "latex", "--out", str(target)]) == 0
+    assert target.read_text() == texts["latex"]
+    assert main(["table", str(ROOT / "records"), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("benchmark,method,")
+    assert main(["table", str(tmp_path / "nothing")]) == 2 and "no record to show" in capsys.readouterr().err

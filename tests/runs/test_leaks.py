@@ -7,11 +7,14 @@ import pytest
 import torch
 from world import make_config, make_folder, make_vit
 
+from vspcn_lib import train
 from vspcn_lib.config import update
-from vspcn_lib.runs.evaluation import LeakError, evaluate, guard, validate
+from vspcn_lib.runs import evaluation
+from vspcn_lib.runs.calibration import CalibrationError, calibration_share, hold_out
+from vspcn_lib.runs.evaluation import LeakError, calibrate, evaluate, guard, validate
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.train import fit, run, select, selection_split
+from vspcn_lib.train import Interrupted, fit, run, select, selection_split
 
 LINEAR = {"model": {"visual_prompts": 0, "semantic_prompts": 0}}
 ESZSL = {"model": {"method": "eszsl", "visual_prompts": 0, "semantic_prompts": 0}}
@@ -52,27 +55,83 @@ CHANGES = {
 }
 
 
-def _trained(work: Workspace, out) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Everything that training and selection decide: epoch, tau, validation scores, weights, statistics."""
+def _trained(work: Workspace, out) -> tuple[dict, dict[str, torch.Tensor], dict]:
+    """Everything that training and selection decide: epoch, validation scores, weights, statistics; and the tau."""
     folder = RunFolder.create(out, work.config, False)
     selected = select(work, folder)
-    model, _ = fit(work, folder, "final", work.bench.trainval, selected["best"]["epoch"])
-    return selected, model.state()
+    t = work.config.train
+    indices, held = hold_out(work.bench, work.bench.trainval, calibration_share(t), t.seed)
+    model, _ = fit(work, folder, "final", indices, selected["best"]["epoch"])
+    return selected, model.state(), calibrate(work, model, held, selected["best"])
 
 
 @pytest.mark.parametrize("settings", [{}, LINEAR, ESZSL], ids=["VSPCN", "linear head", "ESZSL"])
 def test_nothing_of_the_test_set_moves_a_bit_of_training_standardisation_selection_or_tau(world, settings, tmp_path):
     work = replace(world, config=update(world.config, {**settings, "train": {"epochs": 2}}))
-    selected, state = _trained(work, tmp_path / "plain")
+    selected, state, tau = _trained(work, tmp_path / "plain")
     for name, change in CHANGES.items():
-        other, weights = _trained(change(work), tmp_path / name.replace(" ", "-"))
+        other, weights, other_tau = _trained(change(work), tmp_path / name.replace(" ", "-"))
         assert other == selected, f"{name} reached selection"
         assert all(torch.equal(state[n], weights[n]) for n in state), f"{name} reached training"
+        # Calibration may read the unseen prototypes, as the final scores do, and nothing else of the list.
+        assert (other_tau == tau) == (name != "unseen prototypes"), f"{name} and calibration"
     # The same test with something that must matter: it can fail.
-    other, weights = _trained(_noise(work, work.bench.trainval), tmp_path / "training-images")
-    assert other != selected and not all(torch.equal(state[n], weights[n]) for n in state)
-    other, _ = _trained(_prototypes(work, work.bench.val_classes), tmp_path / "validation-prototypes")
+    other, weights, other_tau = _trained(_noise(work, work.bench.trainval), tmp_path / "training-images")
+    assert other != selected and not all(torch.equal(state[n], weights[n]) for n in state) and other_tau != tau
+    other, _, _ = _trained(_prototypes(work, work.bench.val_classes), tmp_path / "validation-prototypes")
     assert other != selected
+
+
+def test_a_blinded_guard_lets_a_test_image_move_tau_which_the_test_above_would_see(world, tmp_path, monkeypatch):
+    """Test and unseen images planted among the held-out ones are refused; with the guard gone, they move tau."""
+    bench = world.bench
+    best = select(world, RunFolder.create(tmp_path / "r", world.config, False))["best"]
+    indices, held = hold_out(bench, bench.trainval, 0.25, 0)
+    model, _ = fit(world, RunFolder.create(tmp_path / "f", world.config, False), "final", indices, 2)
+    for planted in (bench.test_seen, bench.test_unseen[:1]):
+        with pytest.raises(LeakError, match="calibration"):
+            calibrate(world, model, np.append(held, planted), best)
+    monkeypatch.setattr(evaluation, "guard", lambda *_: None)
+    leaky = np.append(held, bench.test_seen)
+    taus = [calibrate(w, model, leaky, best) for w in (world, _noise(world, bench.test_seen))]
+    assert taus[0] != taus[1]
+    with pytest.raises(CalibrationError, match="of unseen classes"):  # a second boundary, which needs no guard
+        calibrate(world, model, np.append(held, bench.test_unseen[:1]), best)
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_a_run_keeps_its_tau_how_it_came_and_what_it_read(world, folds, tmp_path):
+    config = update(world.config, {"train": {"folds": folds}})
+    result = run(config, tmp_path / "r", work=replace(world, config=config))
+    found, best = result["calibration"], result["validation"]
+    assert result["tau"] == found["tau"] == found["taus"]["consensus"] and found["by"] == "consensus"
+    assert found["taus"]["raw"] == best["tau"] and found["held_out"] == 5  # one image of each seen class
+    assert result["trained_on"] + found["held_out"] == len(world.bench.trainval)
+    assert 0 <= found["retention"]["final"] <= 1 and found["retention"]["selection"] == best["carried"]["retention"]
+    assert result["gap"] == result["oracle"]["H"] - result["H"] >= 0
+    assert ("spread" in best) == (folds > 1)
+    assert float(RunFolder(tmp_path / "r").scores()["tau"]) == result["tau"]
+    plain = run(raw := update(world.config, {"train": {"calibration": "raw"}}), tmp_path / "raw",
+                work=replace(world, config=raw))
+    assert plain["tau"] == plain["validation"]["tau"] and plain["trained_on"] == len(world.bench.trainval)
+
+
+def test_selection_over_folds_continues_where_it_stopped(world, tmp_path, monkeypatch):
+    config = update(world.config, {"train": {"folds": 3}})
+    work = replace(world, config=config)
+    whole = select(work, RunFolder.create(tmp_path / "whole", config, False))
+    folder, real, calls = RunFolder.create(tmp_path / "cut", config, False), train.fit, []
+
+    def cut(*args, **more):
+        calls.append(args[2])
+        if len(calls) == 2:
+            raise Interrupted("cut")
+        return real(*args, **more)
+
+    monkeypatch.setattr(train, "fit", cut)
+    with pytest.raises(Interrupted):
+        select(work, folder)
+    assert select(work, folder) == whole and calls == ["select", "select 2", "select 2", "select 3"]
 
 
 def test_the_final_fit_is_all_that_validation_classes_reach(world, tmp_path):

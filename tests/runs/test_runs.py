@@ -65,9 +65,9 @@ def _swap(folder):
     (folder / "splits.json").write_text(json.dumps(splits))
 
 
-def _reorder(folder):
-    head, *rows = (folder / "attributes.csv").read_text().splitlines()
-    (folder / "attributes.csv").write_text("\n".join([head, *rows[::-1]]) + "\n")
+def _exchange(folder):
+    shutil.copy(folder / "images" / "bird_7" / "0.png", folder / "images" / "bird_0" / "0.png")
+    (folder / "images" / "bird_7" / "0.png").write_bytes((folder / "images" / "bird_7" / "1.png").read_bytes())
 
 
 def _revalue(folder):
@@ -82,12 +82,19 @@ def _rename(folder):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (_swap, "another split"), (_reorder, "another split"), (_revalue, "another class attributes"),
+    (_swap, "another split"), (_exchange, "another photos"), (_revalue, "another class attributes"),
     (_rename, "another word vectors")])
-def test_data_that_changed_since_the_run_began_are_named(finished, tiny_folder, tiny_vit, change, words):
+def test_data_that_changed_since_the_run_began_are_named(finished, tiny_folder, tiny_vit, tmp_path, change, words):
     out, config = finished
+    if change is _rename:  # the linear head reads no words
+        out, config = tmp_path / "words", _config(tiny_folder)
+        run(config, out, work=Workspace.open(config, tiny_vit))
     change(tiny_folder)
     work = Workspace.open(config, tiny_vit)
+    with pytest.raises(RunError, match=f"is finished, of other data than there are now: {words}"):
+        run(config, out, resume=True, work=work)
+    with pytest.raises(RunError, match=f"is finished, of other data than there are now: {words}"):
+        run(config, out, resume=True)  # as the command line does, before anything is opened
     with pytest.raises(RunError, match=f"trained on other data, this is {words}"):
         load_trained(RunFolder(out), work)
     (out / "result.json").unlink()

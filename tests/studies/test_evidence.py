@@ -47,12 +47,12 @@ def test_a_key_follows_config_and_code_but_not_comments(tmp_path, monkeypatch):
     job = Job("full", Config())
     assert job.key != Job("full", update(Config(), {"model": {"alpha_v": 0.1}})).key
     shutil.copytree(code.HOUSE, tmp_path / "vspcn_lib", ignore=shutil.ignore_patterns("__pycache__"))
-    before = code_version("train")
+    before = code_version("train", "model")
     monkeypatch.setattr(code, "HOUSE", tmp_path / "vspcn_lib")
 
     def version() -> str:
         code_version.cache_clear()
-        return code_version("train")
+        return code_version("train", "model")
 
     losses, fusion = tmp_path / "vspcn_lib/losses.py", tmp_path / "vspcn_lib/fusion.py"
     losses.write_text("# a remark\n" + losses.read_text())
@@ -82,13 +82,13 @@ def test_the_runner_skips_the_finished_and_goes_past_the_failed(tiny_folder, tmp
     records.mkdir()
 
     def write(out, target, row, key):
-        target.write_text(json.dumps({"row": row, "key": key, "config": as_dict(base)}))
+        target.write_text(json.dumps({"row": row, "key": key, "config": as_dict(base), "result": {}}))
 
     monkeypatch.setattr(runner, "write_record", write)
     failed = execute(jobs, tmp_path / "runs", records)
     assert list(failed) == ["no-ar-seed0"] and "exit status 9, out of memory" in failed["no-ar-seed0"]
     assert [finished(job, records) for job in jobs] == [True, False, True]
-    monkeypatch.setattr(runner, "code_version", lambda: "other")
+    monkeypatch.setattr(runner, "code_version", lambda *start: "other")
     assert not finished(jobs[0], records) and finished(jobs[0], records, any_code=True)
 
 

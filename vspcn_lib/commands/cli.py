@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +21,15 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   generate RUN         GZSL by synthetic features of unseen classes, from a finished run
   ablate               every row of the ablation table and every baseline, several seeds: records and a table
   sweep                search settings on validation classes (Optuna); several machines can share a study
+  calibrate            compare the calibrators of tau by nested validation inside trainval
   evaluate RUN         the metrics of a finished run, from its saved score matrix
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
-  data verify NAME     what is there, what is missing, whether the counts are the published ones
+  data verify NAME     what is there, what is missing; ready only after every comparison (also of your own folder)
   record RUN FILE      keep a finished run as one small JSON file
   exhibit LINEAR RUN FILE
                        keep t-SNE, training curves and attention maps as one small JSON file
+  table RECORDS        the table of a folder of records as CSV, LaTeX (booktabs) or Markdown
   figures              redraw every figure from the committed records
   bench                cost of VSPCN against the frozen ViT's: time, memory, FLOPs, growth
 """
@@ -52,7 +56,7 @@ def _parse(command: str, args: list[str]) -> Any:
     form = getattr(options, command.capitalize())
     prog = f"python -m vspcn_lib {command}"
     if not hasattr(form, "preset"):
-        return tyro.cli(form, args=args, prog=prog)
+        return _at_home(tyro.cli(form, args=args, prog=prog))
     chosen = _named(args, "--preset", form.preset)
     base = preset(chosen)
     base = update(base, {"model": {"method": _named(args, "--model.method", base.model.method)}})
@@ -61,7 +65,38 @@ def _parse(command: str, args: list[str]) -> Any:
     for field in unread(found.config, base):
         print(f"--{field.replace('_', '-')} has no effect: {found.config.model.method} does not read it",
               file=sys.stderr)
-    return found
+    return _at_home(found)
+
+
+def _at_home(options: Any) -> Any:
+    """The options with `~` as the home folder in every path: a shell leaves it as it is after `--out=`."""
+    from vspcn_lib.config import ConfigError
+
+    def expand(name: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(expand(name, part) for part in value)
+        if not isinstance(value, str | Path) or not str(value).startswith("~"):
+            return value
+        found = os.path.expanduser(value)
+        if found.startswith("~"):
+            raise ConfigError(f"{name} = {value}: no home folder is known for '{found.split('/')[0]}', write the whole "
+                              "path")
+        return type(value)(found)
+
+    return replace(options, **{f.name: expand(f.name, getattr(options, f.name)) for f in fields(options)})
+
+
+def _find_home() -> None:
+    """Give a user without a home folder (a bare container) the cache's: gensim asks for one when it is imported.
+
+    Raises `ConfigError` where there is neither.
+    """
+    from vspcn_lib.config import ConfigError
+
+    if os.path.expanduser("~") == "~":
+        if not os.environ.get("VSPCN_CACHE"):
+            raise ConfigError("this user has no home folder to keep caches in: set VSPCN_CACHE to a folder, or HOME")
+        os.environ["HOME"] = os.environ["VSPCN_CACHE"]
 
 
 def _train(a: options.Train) -> None:
@@ -69,8 +104,8 @@ def _train(a: options.Train) -> None:
 
     result = run(a.config, a.out, a.resume)
     print("\n" + _table(a.config, result))
-    print(f"validation tau {result['tau']:+.3f}, oracle tau {result['oracle']['tau']:+.3f} (chosen on test labels: "
-          f"not a result)\n{a.out}")
+    print(f"tau {result['tau']:+.3f} by {result.get('calibration', {'by': 'raw'})['by']}, oracle tau "
+          f"{result['oracle']['tau']:+.3f} (chosen on test labels: not a result)\n{a.out}")
 
 
 def _table(config: Config, result: dict[str, Any], more: str = "") -> str:
@@ -98,11 +133,12 @@ def _predict(a: options.Predict) -> None:
 
 def _data(a: options.Data) -> int:
     from vspcn_lib.data import archives
+    from vspcn_lib.data.verify import verify
 
     if a.action == "fetch":
         archives.fetch(a.name, a.root)
         return 0
-    text, ready = archives.verify(a.name, a.root)
+    text, ready = verify(a.name, a.root)
     print(text)
     return 0 if ready else 2
 
@@ -150,6 +186,14 @@ def _sweep(a: options.Sweep) -> None:
     print("\n" + table.head(20).to_string(index=False, float_format="{:.3f}".format))
 
 
+def _calibrate(a: options.Calibrate) -> None:
+    from vspcn_lib.studies.calibration import ranking, study
+
+    record = study(a.config, a.draws, a.folds, a.out, a.record)
+    print("\nmean gap to the oracle, points of H\n"
+          + ranking({record["benchmark"]: record}).to_string(index=False, float_format="{:.2f}".format))
+
+
 def _bench(a: options.Bench) -> None:
     from vspcn_lib.bench.bench import bench
     from vspcn_lib.bench.report import draw, report
@@ -176,26 +220,47 @@ def _exhibit(a: options.Exhibit) -> None:
     print(write_exhibit({"ViT only": a.linear, "VSPCN": a.run}, a.file))
 
 
+def _table_of(a: options.Table) -> None:
+    from vspcn_lib.studies.records import markdown, read_records, summary
+    from vspcn_lib.studies.tables import ablation_table, latex
+
+    records = read_records(a.records)
+    rows = bool(records) and all("row" in record for record in records.values())
+    table = ablation_table(records) if rows else summary(records)
+    text = {"csv": lambda t: t.to_csv(index=False), "latex": latex, "markdown": markdown}[a.format](table)
+    if a.out is None:
+        print(text, end="")
+    else:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        a.out.write_text(text)
+        print(a.out)
+
+
 def _figures(a: options.Figures) -> None:
     from vspcn_lib.studies.records import markdown, read_records, summary
-    from vspcn_lib.views.figures import draw_figures
+    from vspcn_lib.studies.sameness import remarks
+    from vspcn_lib.views.figures import draw_figures, fill_tables
 
-    table = summary(read_records(a.records))
-    print(table.to_string(index=False))
+    found = read_records(a.records)
+    table, said = summary(found), remarks(found)
+    print(table.to_string(index=False), *said, sep="\n")
     a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "results.md").write_text(markdown(table))
-    for path in draw_figures(a.records, a.out):
+    (a.out / "results.md").write_text(markdown(table), encoding="utf-8")
+    for path in [*draw_figures(a.records, a.out), *fill_tables(a.out.parent)]:
         print(path)
 
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
 COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _predict, "data": _data, "bench": _bench,
-            "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep, "record": _record,
-            "exhibit": _exhibit, "figures": _figures}
+            "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate,
+            "record": _record, "exhibit": _exhibit, "figures": _figures, "table": _table_of}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a mistake of the user is one clear line and exit status 2, Ctrl-C one and 130: no traceback."""
+    for stream in (sys.stdout, sys.stderr):  # letters that an output lacks are escaped: no result is lost to them
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print(HELP)
@@ -204,6 +269,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"unknown command '{args[0]}': choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
+        _find_home()
         return COMMANDS[args[0]](_parse(args[0], args[1:])) or 0
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)

@@ -22,7 +22,8 @@ class Train:
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     preset: str = "birdlets"
-    """start from these settings: birdlets, cub100, cub100-small, cub, sun, awa2, each also with -linear"""
+    """start from these settings: birdlets, cub100, cub100-small, cub100-clip, awa35, awa35-small, cub, sun, awa2, each
+    also with -linear"""
     out: Path = Path("outputs/run")
     """run folder"""
     resume: bool = False
@@ -36,7 +37,7 @@ class Evaluate:
     run: RunArgument
     """folder of the run"""
     tau: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """calibration in score units; default: the run's validation tau"""
+    """calibration in score units; default: the run's own tau"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Data:
     action: Annotated[tyro.conf.Positional[Literal["fetch", "verify"]], tyro.conf.arg(metavar="ACTION")]
     """fetch: download, check and unpack; verify: what is there, what is missing (exit status 2 until it is ready)"""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """cub, sun, awa2, or (verify only) cub100"""
+    """cub, sun, awa2, or (verify only) cub100, awa35, birdlets or the path of your own folder"""
     root: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """folder that holds the benchmarks; default: $VSPCN_DATA, else ../shared/data beside the repository where they are
     there, else ./data"""
@@ -135,6 +136,23 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Calibrate:
+    """Compare the calibrators of tau by nested validation inside trainval; an interrupted study continues."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    preset: str = "birdlets-linear"
+    """settings to train with"""
+    draws: int = 6
+    """draws of classes that play unseen in the outer test"""
+    folds: tuple[int, ...] = (1, 3, 0)
+    """numbers of validation-class folds to compare; 0 is one fold without a hold-out, for what the hold-out costs"""
+    out: Path = Path("outputs/calibrate")
+    """run folders"""
+    record: Path = Path("outputs/calibrate.json")
+    """the study's record"""
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure VSPCN beside the frozen ViT: steps, memory, data, sweeps, growth; one JSON record, a table, a picture."""
 
@@ -189,3 +207,15 @@ class Figures:
     """folder of the records"""
     out: Path = Path("figures")
     """where figures and results.md go"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of a folder of records: the ablation's where its records have rows, else mean and spread over seeds."""
+
+    records: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECORDS")] = Path("records")
+    """folder of the records"""
+    format: Literal["csv", "latex", "markdown"] = "csv"
+    """latex: booktabs"""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """file to write; default: print it"""

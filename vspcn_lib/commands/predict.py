@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vspcn_lib.config import check_range
 from vspcn_lib.data.images import ImageError, decode
 from vspcn_lib.runs.folder import RunFolder
-from vspcn_lib.views.trained import load_trained
+from vspcn_lib.views.trained import load_alone
 
 
 @torch.no_grad()
@@ -18,27 +19,30 @@ def predict(run: Path, images: Sequence[Path], top: int = 3) -> str:
     """A text: for each image the `top` classes at the validation tau, each with its strongest attributes.
 
     A class's score is scale x sum_k embed(f)_k prototype_k; the attributes named are the largest terms.
-    Raises `RunError` for an unfinished run, `ImageError` for a file that is no usable image.
+    The training photos need not be there. Raises `RunError` for an unfinished run, `ImageError` for a file that is no
+    usable image, `ConfigError` for `top` below 1.
     """
+    check_range("--top", top, 1, 10**6)
     folder = RunFolder(run)
     if not images:
         raise ImageError("no image to look at: name one file or more after the run folder")
     pixels = np.stack([decode(path, folder.config().data.size) for path in images])  # bad files first
-    work, model = load_trained(folder)
-    bench, tau = work.bench, float(folder.scores()["tau"])
-    x = work.backbone.normalise(torch.from_numpy(pixels).to(work.accelerator.device) / 255)
-    prototypes = model.prototypes(torch.as_tensor(bench.prototypes, device=x.device))
+    tau = float(folder.scores()["tau"])
+    model, kept = load_alone(folder)
+    device = next(model.parameters()).device
+    x = kept.normalise(torch.from_numpy(pixels).to(device) / 255)
+    prototypes = model.prototypes(torch.as_tensor(kept.prototypes, device=device))
     found = model(x).embedded
-    embedded, scores = model.read(found), model.scores(found, prototypes).cpu().numpy() + tau * bench.unseen_mask
-    semantic = work.config.model.embedding == "visual-to-semantic"
+    embedded, scores = model.read(found), model.scores(found, prototypes).cpu().numpy() + tau * kept.unseen
+    semantic = folder.config().model.embedding == "visual-to-semantic"
     lines = []
     for i, path in enumerate(images):
         lines.append(str(path))
         for c in np.argsort(-scores[i])[:top]:
-            kind = "unseen" if bench.unseen_mask[c] else "seen"
-            line = f"  {scores[i, c]:6.2f}  {bench.class_names[c]} ({kind})"
+            kind = "unseen" if kept.unseen[c] else "seen"
+            line = f"  {scores[i, c]:6.2f}  {kept.class_names[c]} ({kind})"
             if semantic:  # only there has an attribute an axis of its own
                 terms = (embedded[i] * prototypes[c]).cpu().numpy()
-                line += ": " + ", ".join(bench.attribute_names[k].removeprefix("has_") for k in np.argsort(-terms)[:4])
+                line += ": " + ", ".join(kept.attribute_names[k].removeprefix("has_") for k in np.argsort(-terms)[:4])
             lines.append(line)
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm.auto import tqdm
 
-from vspcn_lib.data.benchmarks import LAYOUTS, UNFETCHED, find_root, load_benchmark, read_proposed_split
+from vspcn_lib.data.benchmarks import LAYOUTS, UNFETCHED, find_root, load_benchmark
 from vspcn_lib.data.splits import BenchmarkError
 from vspcn_lib.system.files import exclusive
 from vspcn_lib.system.unpack import UnpackError, unpack
@@ -217,30 +217,3 @@ def _merge(source: Path, target: Path, checked: set[Path]) -> None:
         for part in source.iterdir():
             _merge(part, target / part.name, checked)
 
-
-def verify(name: str, root: Path | None = None) -> tuple[str, bool]:
-    """One screen: what of `name` is below `root` (`find_root`), what is missing, whether the counts are the published
-    ones; and whether it is ready.
-    """
-    if name not in LAYOUTS:
-        raise ArchiveError(f"nothing known about '{name}': choose one of {', '.join(LAYOUTS)}")
-    root, ready = find_root(name, root), False
-    layout, lines = LAYOUTS[name], [f"{name} in {root}"]
-    splits = root / "xlsa17" / "data" / layout.splits
-    for path in (root / layout.images, splits / "att_splits.mat", splits / "res101.mat"):
-        lines.append(f"  {'there  ' if path.exists() else 'MISSING'}  {path.relative_to(root)}")
-    try:
-        found: tuple[int, ...] = ()
-        if (splits / "att_splits.mat").exists():
-            split = read_proposed_split(splits / "att_splits.mat")
-            found = (len(split.trainval), len(split.test_seen), len(split.test_unseen))
-            for part, a, b in zip(("trainval", "test_seen", "test_unseen"), found, layout.counts, strict=True):
-                lines.append(f"  {part:<12}{a:>7}  published {b:>7}  {'equal' if a == b else 'DIFFERENT'}")
-        bench = load_benchmark(name, root)
-        ready = found == layout.counts
-        lines.append(f"  {len(bench.image_paths)} images, {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} "
-                     f"unseen classes, {len(bench.attribute_names)} attributes, split {bench.split_hash}: "
-                     + ("ready" if ready else "not ready, the counts are not the published ones"))
-    except BenchmarkError as error:
-        lines.append(f"  not ready: {error}")
-    return "\n".join(lines), ready

@@ -14,7 +14,11 @@ from scipy.io import loadmat
 from vspcn_lib.data.birdlets import build_birdlets
 from vspcn_lib.data.folders import read_folder
 from vspcn_lib.data.images import cache_dir
-from vspcn_lib.data.splits import Benchmark, BenchmarkError, check_indices, files_below
+from vspcn_lib.data.official import attribute_names, compare_labels, compare_rows, image_files
+from vspcn_lib.data.remarks import with_remarks
+from vspcn_lib.data.splits import Benchmark, BenchmarkError, check_indices
+from vspcn_lib.data.walk import files_below
+from vspcn_lib.system.text import composed
 
 BIRDLETS = "birdlets-v2"  # folder in the cache; the version changes when the pixels do
 
@@ -40,26 +44,35 @@ LAYOUTS = {
     "sun": Layout("SUNAttributeDB", "images", "SUN", ("SUNAttributeDB/attributes.mat",), (10320, 2580, 1440)),
 }
 
-UNFETCHED = {"cub100": "it is no download: put its folder at ../shared/data/cub100 beside the repository",
+FOLDERS = ("awa35",)  # folder benchmarks with a name, found where the official ones are
+
+UNFETCHED = {**{name: f"it is no download: put its folder at ../shared/data/{name} beside the repository"
+                for name in ("cub100", *FOLDERS)},
              "birdlets": "it is no download: the project draws it on first use"}
 
 
 def load_benchmark(name_or_path: str | Path, root: Path | str | None = None) -> Benchmark:
     """cub, sun, awa2 or cub100 in their official layouts below `root`, birdlets (drawn on first use, into the cache),
-    or a folder benchmark by its path.
+    or a folder benchmark by its name (awa35, below `root`) or its path.
 
     Default root: `find_root`. Raises `BenchmarkError` for an unknown name or for missing, partial or contradictory
     files.
     """
     name = str(name_or_path)
     if name in LAYOUTS:
-        return _official(name, find_root(name, root)).check()
-    if name == "birdlets":
-        return replace(read_folder(birdlets_folder()), name=name).check()
-    folder = Path(name_or_path).expanduser()
+        return with_remarks(_official(name, find_root(name, root)).check())
+    if name == "birdlets":  # rows as they were first drawn: records name the split hash that goes with that order
+        return with_remarks(replace(read_folder(birdlets_folder(), rows_in_order=True), name=name).check())
+    if name in FOLDERS:
+        folder = find_root(name, root)
+        if not (folder / "images").is_dir():
+            raise BenchmarkError(f"{name} is not in {folder}: {UNFETCHED[name]}, or say where it is with --data.root "
+                                 "or VSPCN_DATA")
+        return with_remarks(replace(read_folder(folder), name=name).check())
+    folder = Path(os.path.expanduser(name_or_path))
     if folder.is_dir():
-        return read_folder(folder).check()
-    near = difflib.get_close_matches(name, ["birdlets", *LAYOUTS], n=1, cutoff=0.0)[0]
+        return with_remarks(read_folder(folder).check())
+    near = difflib.get_close_matches(name, ["birdlets", *LAYOUTS, *FOLDERS], n=1, cutoff=0.0)[0]
     raise BenchmarkError(f"'{name}' is neither a folder nor a known benchmark: did you mean '{near}'?")
 
 
@@ -69,17 +82,18 @@ def birdlets_folder() -> Path:
 
 
 def find_root(name: str, root: Path | str | None = None) -> Path:
-    """The folder that holds the official layout of `name`, or should.
+    """The folder that holds the official layout of `name`, or its folder benchmark, or should.
 
     `root`, else $VSPCN_DATA, else ../shared/data beside the repository where it is there, else ./data; in each a
     folder called `name` (as cub100 and cub may lie side by side) comes before the folder itself.
     """
     asked = root or os.environ.get("VSPCN_DATA")
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    places = [Path(asked).expanduser()] if asked else [beside, Path("data")]
+    places = [Path(os.path.expanduser(asked))] if asked else [beside, Path("data")]
+    needed = LAYOUTS[name].images if name in LAYOUTS else "attributes.csv"
     for place in places:
         for folder in (place / name, place):
-            if (folder / LAYOUTS[name].images).is_dir():
+            if (folder / needed).exists():
                 return folder
     return places[-1]
 
@@ -148,7 +162,7 @@ def _text(cell: Any) -> str:
         if not cell.size:
             return ""  # refused as a name or path
         cell = cell.ravel()[0]
-    return str(cell).strip()
+    return composed(str(cell)).strip()
 
 
 def _official(name: str, root: Path) -> Benchmark:
@@ -165,30 +179,27 @@ def _official(name: str, root: Path) -> Benchmark:
     if not np.isfinite(labels).all() or (labels != np.round(labels)).any() or (np.abs(labels) > 1e9).any():
         raise BenchmarkError(f"{splits / 'res101.mat'}: labels must be whole numbers from 1 on")
     labels = labels.astype(np.int64) - 1
-    tails = [_tail(_text(cell), layout) for cell in listed["image_files"].ravel()]
-    if len(tails) != len(labels):
-        raise BenchmarkError(f"{splits / 'res101.mat'} lists {len(tails)} images and {len(labels)} labels: it is "
-                             f"damaged, {fetch}")
-    there = files_below(root / layout.images)
-    missing = [t for t in tails if t not in there]
+    listed_files = [_text(cell) for cell in listed["image_files"].ravel()]
+    if len(listed_files) != len(labels):
+        raise BenchmarkError(f"{splits / 'res101.mat'} lists {len(listed_files)} images and {len(labels)} labels: it "
+                             f"is damaged, {fetch}")
+    files, missing = image_files(listed_files, Path(layout.images).name, files_below(root / layout.images))
     if missing:
-        raise BenchmarkError(f"{name}: {len(missing)} of {len(tails)} images are missing in {root / layout.images}, "
+        raise BenchmarkError(f"{name}: {len(missing)} of {len(files)} images are missing in {root / layout.images}, "
                              f"first {', '.join(missing[:3])}: {fetch}")
     check_indices(f"{splits / 'res101.mat'}: labels", labels, len(split.class_names), unique=False)
     for part in ("trainval", "test_seen", "test_unseen", "val"):
-        check_indices(f"{splits / 'att_splits.mat'}: {part}_loc", getattr(split, part), len(tails))
-    attribute_names = _attribute_names(root, layout, split.attributes.shape[1])
-    return Benchmark(name, tuple(root / layout.images / t for t in tails), labels, split.class_names, attribute_names,
+        check_indices(f"{splits / 'att_splits.mat'}: {part}_loc", getattr(split, part), len(files))
+    notes = compare_labels(name, files, labels, split.class_names)
+    names = _attribute_names(root, layout, split.attributes.shape[1])
+    compare_rows(root / layout.folder, split.class_names, split.attributes)
+    counts = (len(split.trainval), len(split.test_seen), len(split.test_unseen))
+    if counts != layout.counts:
+        notes.append(f"{name}: {counts} images in trainval, test_seen and test_unseen are not the published "
+                     f"{layout.counts}: numbers of it cannot be compared with those of others")
+    return Benchmark(name, tuple(root / layout.images / f for f in files), labels, split.class_names, names,
                      split.attributes, split.trainval, split.test_seen, split.test_unseen,
-                     np.unique(labels[split.val]))
-
-
-def _tail(path: str, layout: Layout) -> str:
-    """The part of a foreign absolute path below the image folder, matched by that folder's own name."""
-    marker = "/" + Path(layout.images).name + "/"
-    if marker not in path:
-        raise BenchmarkError(f"res101.mat lists '{path}', which has no '{marker}' in it: not the official image list")
-    return path.split(marker, 1)[1]
+                     np.unique(labels[split.val]), tuple(notes), counts == layout.counts)
 
 
 def _attribute_names(root: Path, layout: Layout, count: int) -> tuple[str, ...]:
@@ -196,10 +207,8 @@ def _attribute_names(root: Path, layout: Layout, count: int) -> tuple[str, ...]:
     if file is None:
         raise BenchmarkError(f"{root / layout.attributes[0]} with the attribute names is missing: fetch the dataset "
                              "again, it belongs to the archive")
-    if file.suffix == ".mat":
-        names = tuple(_text(c) for c in _mat(file, ["attributes"])["attributes"].ravel())
-    else:
-        names = tuple(line.split(maxsplit=1)[1].strip() for line in file.read_text().splitlines() if line.strip())
+    names = (tuple(_text(c) for c in _mat(file, ["attributes"])["attributes"].ravel()) if file.suffix == ".mat" else
+             attribute_names(file))
     if len(names) != count:
         raise BenchmarkError(f"{file} names {len(names)} attributes, the split file has {count} columns")
     return names

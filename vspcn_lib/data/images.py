@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from vspcn_lib.system.digests import file_digests
 from vspcn_lib.system.files import exclusive
+from vspcn_lib.system.text import shown
 
 MAX_PIXELS = 100_000_000  # read from the header, before decoding: a small file can claim gigabytes
 CACHE_FORMAT = "2"  # part of the cache key; raise it when `decode` changes
@@ -29,8 +30,12 @@ class ImageError(ValueError):
 
 
 def cache_dir() -> Path:
-    """$VSPCN_CACHE, else ~/.cache/vspcn."""
-    return Path(os.environ.get("VSPCN_CACHE") or Path.home() / ".cache" / "vspcn").expanduser()
+    """$VSPCN_CACHE, else ~/.cache/vspcn. Raises `ImageError` for a user without a home folder."""
+    try:
+        return Path(os.environ.get("VSPCN_CACHE") or Path.home() / ".cache" / "vspcn").expanduser()
+    except RuntimeError as error:  # no HOME, and nobody in the list of users either
+        raise ImageError("this user has no home folder to keep caches in: set VSPCN_CACHE to a folder, or HOME"
+                         ) from error
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,11 @@ def decode(path: Path, size: int) -> np.ndarray:
     """
     try:
         if os.path.getsize(path) == 0:
-            raise ImageError(f"{path} is empty: restore it or take it out of the split")
+            raise ImageError(f"{shown(path)} is empty: restore it or take it out of the split")
         with warnings.catch_warnings(), Image.open(path) as opened:
             warnings.simplefilter("ignore")  # what is wrong with a file is an error below, or harmless
             if opened.width * opened.height > MAX_PIXELS:
-                raise ImageError(f"{path} claims {opened.width} x {opened.height} pixels, more than "
+                raise ImageError(f"{shown(path)} claims {opened.width} x {opened.height} pixels, more than "
                                  f"{MAX_PIXELS:,}: scale it down or take it out of the split")
             opened.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the side
             image = ImageOps.exif_transpose(opened)
@@ -67,22 +72,36 @@ def decode(path: Path, size: int) -> np.ndarray:
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
             elif image.mode in ("I", "F"):
                 kind = "floating-point" if image.mode == "F" else "32-bit"
-                raise ImageError(f"{path} holds {kind} numbers, of which nothing says what is white: save it with 8 or "
-                                 "16 bits a channel")
+                raise ImageError(f"{shown(path)} holds {kind} numbers, of which nothing says what is white: save it "
+                                 "with 8 or 16 bits a channel")
             elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             image = image.convert("RGB")
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"{path} does not exist: check the dataset folder") from error
+        raise ImageError(f"{shown(path)} does not exist: check the dataset folder") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is absurdly large ({error}): scale it down or take it out of the split") from error
+        raise ImageError(f"{shown(path)} is absurdly large ({shown(error)}): scale it down or take it out of the "
+                         "split") from error
     except Exception as error:  # Pillow's plugins fail in every way: OSError, struct.error, TypeError, ...
-        raise ImageError(f"{path} cannot be decoded ({error}): restore it or take it out of the split") from error
+        raise ImageError(f"{shown(path)} cannot be decoded ({shown(error)}): restore it or take it out of the "
+                         "split") from error
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def image_digests(paths: Sequence[Path], *, root: Path | None = None, progress: bool = True) -> list[str]:
+    """The hex sha256 of every image file, each read once and then known by its time stamps; raises `ImageError`."""
+    folder = (root or cache_dir()) / "images"
+    try:
+        return file_digests(paths, folder / "digests", progress)
+    except OSError as error:
+        if error.filename not in map(os.path.abspath, paths):
+            raise ImageError(_unwritable(folder, error)) from error
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ImageError(f"{shown(error.filename)} {why}: check the dataset folder") from error
 
 
 def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, progress: bool = True) -> np.ndarray:
@@ -91,14 +110,7 @@ def image_cache(paths: Sequence[Path], size: int, *, root: Path | None = None, p
     The key covers size, format version and what is in each file, so a changed file is decoded anew, and a moved or
     copied folder is not. All bad files are reported in one `ImageError`, and nothing half-written is left.
     """
-    folder = (root or cache_dir()) / "images"
-    try:
-        digests = file_digests(paths, folder / "digests", progress)
-    except OSError as error:
-        if error.filename not in map(os.path.abspath, paths):
-            raise ImageError(_unwritable(folder, error)) from error
-        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise ImageError(f"{error.filename} {why}: check the dataset folder") from error
+    folder, digests = (root or cache_dir()) / "images", image_digests(paths, root=root, progress=progress)
     key = hashlib.sha256("\n".join([f"{CACHE_FORMAT} {size}", *digests]).encode())
     target = folder / f"{key.hexdigest()[:32]}.npy"
     if not target.exists():

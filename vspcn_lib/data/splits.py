@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
+from vspcn_lib.system.text import composed, shown
 
 
 class BenchmarkError(ValueError):
@@ -32,7 +34,20 @@ class Benchmark:
     test_unseen: np.ndarray
     val_classes: np.ndarray
     """validation classes, a part of the seen ones"""
-    note: str = ""
+    notes: tuple[str, ...] = ()
+    """what a reader of the numbers should know of the data, a sentence each"""
+    published: bool = False
+    """whether this is an official benchmark with the published counts, whose lists are not ours to mend"""
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    """the words that text encoders read for an attribute instead of its name; no part of the split hash"""
+
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    """the words that text encoders read for an attribute instead of its name; no part of the split hash"""
+
+    @property
+    def note(self) -> str:
+        """Every sentence of `notes` in one line."""
+        return "; ".join(self.notes)
 
     @property
     def num_classes(self) -> int:
@@ -46,13 +61,20 @@ class Benchmark:
 
     @cached_property
     def unseen_classes(self) -> np.ndarray:
-        """Classes of the unseen test images, sorted."""
-        return np.unique(self.labels[self.test_unseen])
+        """Every class without training images, sorted: also one that has no image at all, only a prototype."""
+        return np.setdiff1d(np.arange(self.num_classes), self.seen_classes)
 
     @cached_property
     def unseen_mask(self) -> np.ndarray:
         """[C] bool, true for unseen classes."""
         return np.isin(np.arange(self.num_classes), self.unseen_classes)
+
+    @property
+    def described(self) -> str:
+        """How many classes of which kind: `5 seen + 3 unseen classes (1 of the unseen without images)`."""
+        bare = np.setdiff1d(self.unseen_classes, self.labels[self.test_unseen])
+        without = f" ({len(bare)} of the unseen without test images)" if len(bare) else ""
+        return f"{len(self.seen_classes)} seen + {len(self.unseen_classes)} unseen classes{without}"
 
     @property
     def train(self) -> np.ndarray:
@@ -67,8 +89,9 @@ class Benchmark:
     @cached_property
     def split_hash(self) -> str:
         """16 hex digits over class names, image names and every list: equal splits, equal hash."""
+        names = (composed(f"{p.parent.name}/{p.name}") for p in self.image_paths)
         digest = hashlib.sha256("\n".join(self.class_names).encode())
-        digest.update("\n".join(f"{p.parent.name}/{p.name}" for p in self.image_paths).encode())
+        digest.update("\n".join(names).encode(errors="surrogateescape"))
         for part in (self.labels, self.trainval, self.test_seen, self.test_unseen, self.val_classes):
             digest.update(np.asarray(part, dtype=np.int64).tobytes() + b"|")
         return digest.hexdigest()[:16]
@@ -93,12 +116,13 @@ class Benchmark:
             both = np.intersect1d(lists[a], lists[b])
             if len(both):
                 raise BenchmarkError(f"{name}: {len(both)} images are in both {a} and {b}, first "
-                                     f"{self.image_paths[both[0]].name}: each image belongs to one list")
-        leaked = self.trainval[np.isin(self.labels[self.trainval], self.unseen_classes)]
+                                     f"{shown(self.image_paths[both[0]].name)}: each image belongs to one list")
+        leaked = self.trainval[np.isin(self.labels[self.trainval], self.labels[self.test_unseen])]
         if len(leaked):
             path = self.image_paths[leaked[0]]
-            raise BenchmarkError(f"{name}: trainval holds {len(leaked)} images of unseen classes, first {path.name} of "
-                                 f"{path.parent.name}: a class is seen or unseen, take it out of one list")
+            raise BenchmarkError(f"{name}: trainval holds {len(leaked)} images of unseen classes, first "
+                                 f"{shown(path.name)} of {shown(path.parent.name)}: a class is seen or unseen, take it "
+                                 "out of one list")
         stray = np.setdiff1d(self.labels[self.test_seen], self.seen_classes)
         if len(stray):
             raise BenchmarkError(f"{name}: test_seen holds images of '{self.class_names[stray[0]]}', which has no "
@@ -110,12 +134,25 @@ class Benchmark:
         if not 0 < len(self.val_classes) < len(self.seen_classes):
             raise BenchmarkError(f"{name}: {len(self.val_classes)} of {len(self.seen_classes)} seen classes are "
                                  "validation classes: selection needs some of both kinds")
+        self._check_selection()
         for problem, rows in (("NaN or infinite values", ~np.isfinite(self.prototypes).all(1)),
-                              ("only zeros", ~self.prototypes.any(1))):
+                              ("only zeros", ~self.prototypes.any(1)),
+                              ("only -1, the mark of 'unknown'", (self.prototypes == -1).all(1))):
             if rows.any():
                 raise BenchmarkError(f"{name}: the attributes of class '{self.class_names[rows.argmax()]}' hold "
                                      f"{problem}: mend that row")
         return self
+
+    def _check_selection(self) -> None:
+        """Raise `BenchmarkError` where no method could select: one class to train on, or no image to hold out."""
+        training, counts = np.unique(self.labels[self.train], return_counts=True)
+        if len(training) < 2:
+            raise BenchmarkError(f"{self.name}: '{self.class_names[training[0]]}' is the only seen class that is no "
+                                 "validation class, and one class alone has nothing to be told from: name fewer "
+                                 "validation classes, or add a seen class")
+        if counts.max() < 2:
+            raise BenchmarkError(f"{self.name}: each of the {len(training)} classes that selection trains on has one "
+                                 "trainval image, so none can be held out to measure: give one of them a second image")
 
 
 def check_indices(what: str, indices: np.ndarray, count: int, unique: bool = True) -> None:
@@ -128,9 +165,3 @@ def check_indices(what: str, indices: np.ndarray, count: int, unique: bool = Tru
                              "together")
     if unique and len(np.unique(indices)) != len(indices):
         raise BenchmarkError(f"{what} names an image twice")
-
-
-def files_below(folder: Path) -> set[str]:
-    """Every file below `folder`, relative; one directory scan a folder, as 5,902 stats would take seconds."""
-    return {os.path.relpath(os.path.join(base, f), folder) if base != str(folder) else f
-            for base, _, files in os.walk(folder) for f in files}

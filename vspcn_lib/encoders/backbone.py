@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
-import torch
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vspcn_lib.data.images import Normalise, cache_dir
-from vspcn_lib.encoders.weights import ARCHITECTURE, WHEEL, BackboneError, packaged_vit_s14, sha256_file
+from vspcn_lib.encoders.architectures import channels, check_plain, inspect, patch_of, pixel_record, read_file
+from vspcn_lib.encoders.weights import PACKAGED, BackboneError, packaged, sha256_file
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class TokenLayout:
     """Where cls, visual prompts, semantic prompts and patches lie in [prefix, visual, semantic, patches]."""
 
     prefix: int
-    """cls and, in some ViTs, register tokens"""
+    """cls and, in some ViTs, a distillation token or registers"""
     visual: int
     semantic: int
     patches: int
@@ -46,17 +45,17 @@ class TokenLayout:
 class FrozenViT(nn.Module):
     """A timm ViT whose parameters take no gradient and whose mode is always eval.
 
-    `source` records tag, origin and checksum of the weights. Raises `BackboneError` for a ViT without cls
-    token or without plain absolute positions.
+    `source` records tag, origin and checksum of the weights, and the pixel scale `normalise` that they expect, with
+    whose record says so. Raises `BackboneError` for what is no plain ViT with a cls token (`check_plain`).
     """
 
-    def __init__(self, vit: VisionTransformer, source: dict[str, str]) -> None:
+    def __init__(self, vit: VisionTransformer, source: dict[str, str], normalise: Normalise | None = None) -> None:
         super().__init__()
-        if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
-            raise BackboneError(f"{source.get('tag', 'this model')} is not a plain ViT with a cls token: choose a "
-                                "timm vit_* or deit_* model")
+        check_plain(vit, source.get("tag", "this model"))
         self.vit = vit
         self.source = source
+        own = getattr(vit, "pretrained_cfg", None) or {}
+        self.normalise = normalise or Normalise(tuple(own.get("mean", (0.5,) * 3)), tuple(own.get("std", (0.5,) * 3)))
         self.requires_grad_(False)
         self.train(False)
 
@@ -71,12 +70,12 @@ class FrozenViT(nn.Module):
 
     @property
     def patch(self) -> int:
-        """Patch side in pixels."""
-        return self.vit.patch_embed.patch_size[0]
+        """Side in pixels of what becomes one token."""
+        return patch_of(self.vit)
 
     @property
     def prefix(self) -> int:
-        """Number of tokens before the patches (cls, registers)."""
+        """Number of tokens before the patches: cls, and in some ViTs a distillation token or registers."""
         return self.vit.num_prefix_tokens
 
     @property
@@ -89,11 +88,12 @@ class FrozenViT(nn.Module):
         """The M transformer blocks."""
         return self.vit.blocks
 
-    @property
-    def normalise(self) -> Normalise:
-        """The pixel mean and standard deviation these weights were trained with."""
-        config = getattr(self.vit, "pretrained_cfg", None) or {}
-        return Normalise(tuple(config.get("mean", (0.5,) * 3)), tuple(config.get("std", (0.5,) * 3)))
+    def unfuse(self) -> None:
+        """Plain attention instead of PyTorch's fused one, the same numbers: slower forwards, faster backwards in bf16
+        on a CPU."""
+        for module in self.vit.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
 
     def embed(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W], normalised, to the tokens before block 1, [B, prefix + N, D]."""
@@ -106,9 +106,9 @@ class FrozenViT(nn.Module):
         A block that is not timm's plain one, or whose attention map a hook wants whole, runs as it is.
         """
         block = self.blocks[-1]
-        a = block.attn
-        if type(block) is not Block or type(a) is not Attention or a.attn_drop._forward_hooks:
+        if type(block) is not Block or type(block.attn) is not Attention or block.attn.attn_drop._forward_hooks:
             return block(tokens)[:, :keep]
+        a = block.attn
         normed, dim = block.norm1(tokens), self.dim
         bias = (None, None) if a.qkv.bias is None else (a.qkv.bias[:dim], a.qkv.bias[dim:])
         queries = F.linear(normed[:, :keep], a.qkv.weight[:dim], bias[0])
@@ -127,70 +127,53 @@ class FrozenViT(nn.Module):
         return self.vit.norm(tokens)
 
 
-def load_backbone(name: str, size: int, cache: Path | None = None) -> FrozenViT:
+def load_backbone(name: str, size: int, cache: Path | None = None, mean: str = "", std: str = "") -> FrozenViT:
     """The frozen ViT `name` for images of `size` px.
 
-    `packaged:vit-s14` needs no model hub; `NAME@FILE` reads a local .safetensors or .pth state of the timm
-    model NAME; a bare timm name asks the model hub. Nothing falls back to anything else. Raises
-    `BackboneError` with what to do.
+    `packaged:vit-s14` and `packaged:clip-vit-b16` need no model hub; `NAME@FILE` reads a local file of the timm model
+    NAME (`architectures.read_file`); a bare timm name asks the model hub. Nothing falls back to anything else. `mean`
+    and `std` ("0.5,0.5,0.5") replace the pixel scale of the weights' own record. Raises `BackboneError` with what to
+    do, for a model that is refused before anything is read.
     """
-    if name == "packaged:vit-s14":
-        path = packaged_vit_s14(cache or cache_dir())
-        return _from_file(ARCHITECTURE, path, size, {"tag": name, "source": f"{WHEEL}, DINOv2 for saliency"})
-    check_name(name)
-    if "@" in name:
+    inspect(name)
+    set_mean, set_std, path, note = channels("data.mean", mean), channels("data.std", std), None, ""
+    if name in PACKAGED:
+        row = PACKAGED[name]
+        architecture, note = row.architecture, row.note
+        path = packaged(name, cache or cache_dir())
+        vit, source = read_file(architecture, path, size), {"tag": name, "source": f"{row.wheel}, {row.provenance}"}
+    elif "@" in name:
         architecture, _, file = name.partition("@")
-        path = Path(file).expanduser()
-        return _from_file(architecture, path, size, {"tag": architecture, "source": path.name})
+        path = Path(os.path.expanduser(file))
+        vit, source = read_file(architecture, path, size), {"tag": architecture, "source": path.name}
+    else:
+        architecture = name
+        vit, source = _from_hub(name, size), {"tag": name, "source": "model hub"}
+    scale, whose, warning = pixel_record(architecture, None if name in PACKAGED else path)
+    if mean or std:
+        scale = Normalise(set_mean or scale.mean, set_std or scale.std)
+        whose, warning = f"set by hand, else {whose}" if not (mean and std) else "set by hand", ""
+    source |= {"sha256": sha256_file(path) if path else _state_digest(vit),
+               "pixels": f"mean {_words(scale.mean)}, std {_words(scale.std)} ({whose})"}
+    notes = "; ".join(n for n in (note, warning) if n)
+    return FrozenViT(vit, {**source, **({"note": notes} if notes else {})}, scale)
+
+
+def _words(numbers: tuple[float, ...]) -> str:
+    return " ".join(str(n) for n in numbers)
+
+
+def _from_hub(name: str, size: int) -> VisionTransformer:
     try:
-        vit = timm.create_model(name, pretrained=True, num_classes=0, img_size=size)
+        return timm.create_model(name, pretrained=True, num_classes=0, img_size=size)
     except Exception as error:
         raise BackboneError(f"could not get weights of '{name}' from the model hub ({type(error).__name__}: "
                             f"{str(error)[:200]}); with a file at hand use --model.backbone {name}@FILE, or "
                             "packaged:vit-s14, which needs only the package index") from error
-    digest = _state_digest(vit)
-    return FrozenViT(vit, {"tag": name, "source": "model hub", "sha256": digest})
-
-
-def check_name(name: str) -> None:
-    """Raise `BackboneError` for a model that timm lacks or a file that is not there: at once, nothing is read."""
-    if name == "packaged:vit-s14":
-        return
-    architecture, at, file = name.partition("@")
-    if at and not Path(file).expanduser().is_file():
-        raise BackboneError(f"--model.backbone {name}: there is no file {Path(file).expanduser()}")
-    if not timm.is_model(architecture.split(".")[0]):
-        near = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3, cutoff=0.0)
-        raise BackboneError(f"timm has no model '{architecture}'; known are for example {', '.join(near)}")
-
-
-def _from_file(architecture: str, path: Path, size: int, source: dict[str, str]) -> FrozenViT:
-    from timm.models import load_state_dict
-
-    try:
-        vit = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=size)
-        state: dict[str, Any] = {k: v for k, v in load_state_dict(str(path), weights_only=True).items()
-                                 if not k.startswith(("head.", "mask_token"))}
-        if "pos_embed" in state and state["pos_embed"].shape != vit.pos_embed.shape:
-            # Another image size is another grid; timm's own resampling, as for its pretrained weights.
-            prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-            state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], vit.patch_embed.grid_size,
-                                                        num_prefix_tokens=prefix)
-        vit.load_state_dict(state, strict=True)
-    except Exception as error:  # a damaged zip, a pickle that asks for more than tensors, other keys or shapes
-        raise BackboneError(f"{path} does not hold the weights of timm's {architecture} as plain tensors "
-                            f"({type(error).__name__}: {str(error)[:400]}): give a .safetensors file of that "
-                            "model") from error
-    bad = [name for name, tensor in vit.state_dict().items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise BackboneError(f"{path}: '{bad[0]}' holds NaN or infinite values: get the file again")
-    return FrozenViT(vit, {**source, "sha256": sha256_file(path)})
 
 
 def _state_digest(vit: nn.Module) -> str:
     """A checksum of the tensors themselves, for weights that came over the hub's own cache."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, tensor in sorted(vit.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())

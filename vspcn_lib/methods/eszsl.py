@@ -19,7 +19,8 @@ class ESZSLConfig(MethodConfig):
     """Nothing to set: validation classes choose the two regularisers from `ESZSL.candidates`."""
 
     name: ClassVar[str] = "eszsl"
-    reads: ClassVar[tuple[str, ...]] = ("train.seed", "train.held_out", "train.batch_size", "train.precision")
+    reads: ClassVar[tuple[str, ...]] = ("train.seed", "train.held_out", "train.batch_size", "train.precision",
+                                        "train.folds", "train.calibration", "train.calibration_share")
 
 
 class BilinearHead(nn.Module):
@@ -54,6 +55,11 @@ class ESZSL(ZeroShotModel):
     def __init__(self, backbone: FrozenViT, word_vectors: Tensor, model: ModelConfig, settings: ESZSLConfig) -> None:
         super().__init__()
         self.backbone, self.heads = backbone, BilinearHead(backbone.dim, len(word_vectors))
+
+    @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Never: attributes come in through the prototypes alone."""
+        return False
 
     @classmethod
     def cached(cls, config: Config) -> bool:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from vspcn_lib.config import MethodConfig, ModelConfig, check_range
+from vspcn_lib.config import Config, MethodConfig, ModelConfig, check_range
 from vspcn_lib.encoders.backbone import FrozenViT
 from vspcn_lib.zeroshot import Heads, ZeroShotModel
 
@@ -41,6 +41,11 @@ class FineTuned(ZeroShotModel):
         for part in [*self.tuned.blocks[-settings.tuned_blocks:], self.tuned.vit.norm]:
             part.requires_grad_(True)
         self.heads = Heads(backbone.dim, len(word_vectors), ["cls"], model)
+
+    @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Never: attributes come in through the prototypes alone."""
+        return False
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B,3,H,W] to {"cls": [B,D]}."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vspcn_lib.config import MethodConfig, ModelConfig, check_range
+from vspcn_lib.config import Config, MethodConfig, ModelConfig, check_range
 from vspcn_lib.encoders.backbone import FrozenViT
 from vspcn_lib.zeroshot import Heads, ZeroShotModel, initial_prompts
 
@@ -69,6 +69,11 @@ class VPTShallow(PromptTuned):
         layers = self.depth(backbone)
         self.prompts = nn.Parameter(initial_prompts(layers * settings.prompts, backbone.dim)
                                     .view(layers, settings.prompts, backbone.dim))
+
+    @classmethod
+    def reads_words(cls, config: Config) -> bool:
+        """Never: attributes come in through the prototypes alone."""
+        return False
 
     @staticmethod
     def depth(backbone: FrozenViT) -> int:

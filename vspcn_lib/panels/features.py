@@ -8,18 +8,22 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
 from vspcn_lib.model import VSPCN
 from vspcn_lib.panels.checks import PanelError, prompted
-from vspcn_lib.panels.controls import Panel, named
+from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider, field_help
+from vspcn_lib.panels.keeping import named
+from vspcn_lib.panels.pictures import FusionView, LayoutView
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.capture import attention_maps
 from vspcn_lib.views.embeddings import cls_embeddings, separation, tsne_layout
+from vspcn_lib.views.found import Found
 from vspcn_lib.views.trained import load_trained
 
 
@@ -92,6 +96,10 @@ class StrongFusion:
                 f"uniform (0 to 1): attention {far['attention']:.3f}, bias {far['bias']:.3f}, mix {far['mix']:.3f}")
         return "\n".join(lines)
 
+    def table(self, state: Mix, result: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+        """One row an attribute: attention, bias and mix of the semantic prompt."""
+        return pd.DataFrame({"attribute": self.words, **result["semantic"]})
+
 
 def from_uniform(p: np.ndarray) -> float:
     """Total variation distance of a distribution [n] from the uniform one: sum |p - 1/n| / 2."""
@@ -103,8 +111,9 @@ def fusion_panel(run: Path, image: int = 0) -> Panel:
 
     Raises `PanelError` for a run without strong fusion or without both kinds of prompts, and an image out of range.
     """
+    run = Path(run)
     prompted(run, strong=True, both=True)
-    work, model = load_trained(RunFolder(run))
+    work, model = load_trained(RunFolder(run), quiet=True)
     if not 0 <= image < len(work.bench.test_unseen):
         raise PanelError(f"image = {image}: choose an unseen test image, 0 to {len(work.bench.test_unseen) - 1}")
     parts, c = StrongFusion(work, model, int(work.bench.test_unseen[image])), model.config
@@ -113,7 +122,8 @@ def fusion_panel(run: Path, image: int = 0) -> Panel:
                  [Slider("block", first, last, 1, "deep blocks only"),
                   Slider("prompt", 0, max(c.visual_prompts, c.semantic_prompts) - 1, 1, "which prompt"),
                   *(Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in ("alpha_v", "alpha_s"))],
-                 parts.compute, parts.draw, parts.describe, source=named(run))
+                 parts.compute, parts.draw, parts.describe, source=named(run), view=FusionView(parts),
+                 table=parts.table)
 
 
 # ---- t-SNE ---
@@ -126,11 +136,12 @@ class Map:
 
 
 class Layouts:
-    """t-SNE layouts of several embeddings of the same images for several perplexities, computed once."""
+    """t-SNE layouts of several embeddings of the same images, each perplexity computed once, when first asked for."""
 
     def __init__(self, work: Workspace, indices: np.ndarray, embeddings: dict[str, np.ndarray],
-                 perplexities: tuple[int, ...]) -> None:
-        self.work, self.indices, self.names = work, indices, list(embeddings)
+                 predicted: dict[str, np.ndarray]) -> None:
+        self.work, self.indices, self.names, self.predicted = work, indices, list(embeddings), predicted
+        self.embeddings, self.found = embeddings, {}
         self.labels = work.bench.labels[indices]
         self.unseen = work.bench.unseen_mask[self.labels]
         for side, labels in (("test", self.labels), ("unseen test", self.labels[self.unseen])):
@@ -139,10 +150,12 @@ class Layouts:
                 raise PanelError(f"{work.bench.name} has {len(labels)} {side} images in {found} of its classes: how far"
                                  " classes stand apart needs two classes or more, and more images than classes")
         self.numbers = {n: separation(x, self.labels, self.unseen) for n, x in embeddings.items()}
-        self.found = {(n, p): tsne_layout(x, p) for n, x in embeddings.items() for p in perplexities}
 
     def compute(self, state: Map, stop: Event | None = None) -> dict[str, dict[str, Any]]:
         """The layout [n,2] of each embedding, and its `separation`."""
+        for name in self.names:
+            if (name, state.perplexity) not in self.found:
+                self.found[name, state.perplexity] = tsne_layout(self.embeddings[name], state.perplexity)
         return {"layouts": {n: self.found[n, state.perplexity] for n in self.names}, "separation": self.numbers}
 
     def draw(self, state: Map, result: dict[str, dict[str, Any]]) -> Figure:
@@ -161,12 +174,24 @@ class Layouts:
         return figure
 
     def describe(self, state: Map, result: dict[str, dict[str, Any]]) -> str:
-        """Separation of classes in the embedding itself, not in the layout."""
-        return "\n".join(f"{n}: {side} classes: silhouette {v['silhouette']:.2f}, intra/inter distance "
-                         f"{v['intra/inter']:.2f}" for n, both in self.numbers.items() for side, v in both.items())
+        """The image picked, and the separation of classes in the embedding itself, not in the layout."""
+        classes, picked = self.work.bench.class_names, state.image
+        said = [f"{n}: {'right' if p[picked] == self.labels[picked] else plots.plain_name(classes[p[picked]])}"
+                for n, p in self.predicted.items()]
+        first = f"image {picked}, {plots.plain_name(classes[self.labels[picked]])}; " + "; ".join(said)
+        return "\n".join([first, *self._numbers()])
+
+    def _numbers(self) -> list[str]:
+        return [f"{n}: {side} classes: silhouette {v['silhouette']:.2f}, intra/inter distance "
+                f"{v['intra/inter']:.2f}" for n, both in self.numbers.items() for side, v in both.items()]
+
+    def table(self, state: Map, result: dict[str, dict[str, Any]]) -> pd.DataFrame:
+        """One row a run and side: silhouette and intra/inter distance."""
+        return pd.DataFrame([{"run": n, "classes": side, **v} for n, both in self.numbers.items()
+                             for side, v in both.items()])
 
 
-def tsne_panel(runs: dict[str, Path], perplexities: tuple[int, ...] = (10, 30)) -> Panel:
+def tsne_panel(runs: dict[str, Path | str | Found], perplexities: tuple[int, ...] = (10, 30)) -> Panel:
     """cls embeddings of the test images of several finished runs of one benchmark, side by side.
 
     Raises `PanelError` where there is no run or no perplexity, or where the runs are of different splits.
@@ -174,16 +199,22 @@ def tsne_panel(runs: dict[str, Path], perplexities: tuple[int, ...] = (10, 30)) 
     if not runs or not perplexities:
         raise PanelError("t-SNE needs at least one run and one perplexity: give a name and a run folder, such as "
                          "{'VSPCN': Path('outputs/demo/birdlets')}")
-    embeddings, indices, work, split = {}, None, None, ""
+    folders, embeddings, predicted, indices, work, split = {}, {}, {}, None, None, ""
     for name, run in runs.items():
+        run = run.path if isinstance(run, Found) else Path(run)
+        folders[name] = run
         found = (RunFolder(run).read_json("result.json") or {}).get("split", "")
         if indices is not None and found != split:
-            raise PanelError(f"{run} is a run of another split than {next(iter(runs.values()))}: compare runs of one "
+            first = next(iter(folders.values()))
+            raise PanelError(f"{run} is a run of another split than {first}: compare runs of one "
                              "benchmark")
         split = found
         work, indices, embeddings[name] = cls_embeddings(run, indices)
-    parts = Layouts(work, indices, embeddings, perplexities)
+        saved = RunFolder(run).scores()
+        predicted[name] = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1)
+    parts = Layouts(work, indices, embeddings, predicted)
     return Panel("t-SNE", Map(perplexities[-1], len(indices) - 1),
-                 [Choice("perplexity", perplexities, "layouts are computed beforehand"),
+                 [Choice("perplexity", perplexities, "each layout is computed once, when first asked for"),
                   Slider("image", 0, len(indices) - 1, 1, "the point to look at; unseen classes come last")],
-                 parts.compute, parts.draw, parts.describe, source={name: named(run) for name, run in runs.items()})
+                 parts.compute, parts.draw, parts.describe, source={name: named(run) for name, run in folders.items()},
+                 view=LayoutView(parts), table=parts.table)

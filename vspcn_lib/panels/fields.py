@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
 
 from vspcn_lib import config
+from vspcn_lib.panels.live.range import Range
 
 
 def field_help(name: str) -> str:
@@ -22,6 +24,12 @@ def field_help(name: str) -> str:
         if isinstance(field, ast.AnnAssign) and field.target.id == key and isinstance(text, ast.Expr):
             return text.value.value
     return ""
+
+
+def plain(text: str) -> str:
+    """A help text without markup that a tooltip would show raw: stars, backquotes, subscripts in brackets."""
+    text = re.sub(r"\[([\w +]+)\]", r"(\1)", text.replace("*", "").replace("`", ""))
+    return re.sub(r"\s+", " ", text).strip()
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,14 @@ class Slider:
             raise ValueError(f"{self.name} = {text} is not a whole number: {advice}")
         return int(value) if whole else value
 
+    def taken(self, moved: float) -> float:
+        """What the slider was dragged to, as the state holds it."""
+        return round(moved) if isinstance(self.step, int) else moved
+
     def widget(self, value: float) -> widgets.Widget:
-        """The slider."""
-        kind = widgets.IntSlider if isinstance(self.step, int) else widgets.FloatSlider
-        return kind(value=value, min=self.low, max=self.high, step=self.step, readout=False, continuous_update=False)
+        """The slider with its number; range and meaning appear on hover."""
+        return Range(value=value, min=self.low, max=self.high, step=self.step, whole=isinstance(self.step, int),
+                     label=self.name, hint=f"{self.low:g} to {self.high:g}: {plain(self.help)}")
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,13 @@ class Choice:
                              f"{', '.join(map(spelled, self.options))}")
         return self.options[self.options.index(entered)]
 
+    def taken(self, moved: Any) -> Any:
+        """What was chosen, as the state holds it."""
+        return moved
+
     def widget(self, value: Any) -> widgets.Widget:
         """The drop-down list."""
-        return widgets.Dropdown(options=self.options, value=value)
+        return widgets.Dropdown(options=self.options, value=value, layout=widgets.Layout(width="350px"))
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,7 @@ class Steps(Choice):
     def widget(self, value: Any) -> widgets.Widget:
         """The slider, its value written beside it."""
         return widgets.SelectionSlider(options=[(spelled(v), v) for v in self.options], value=value,
-                                       continuous_update=False)
+                                       layout=widgets.Layout(width="430px"))
 
 
 def spelled(value: Any) -> str:

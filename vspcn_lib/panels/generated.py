@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vspcn_lib.panels.controls import Panel, named
+from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Steps
+from vspcn_lib.panels.keeping import named
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.views import plots
 from vspcn_lib.views.embeddings import tsne_layout

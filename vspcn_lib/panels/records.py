@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
+import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,6 +17,8 @@ from vspcn_lib import metrics
 from vspcn_lib.panels.checks import PanelError
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider, Steps, field_help, spelled
+from vspcn_lib.panels.live.bars import Bars
+from vspcn_lib.panels.live.curve import Curve
 from vspcn_lib.views import gallery, plots
 
 
@@ -91,6 +94,80 @@ class Calibration:
                 + "; ".join(named))
 
 
+    def table(self, state: Tau, result: dict[str, Any]) -> pd.DataFrame:
+        """One row a class: its side, test images, accuracy at tau 0 and at this tau, and the difference."""
+        r = self.runs[state.run]
+        found = pd.DataFrame({"class": self.names[state.run], "side": np.where(r["unseen"], "unseen", "seen"),
+                              "test images": np.bincount(r["labels"], minlength=len(r["unseen"])),
+                              "accuracy at tau 0": result["plain"], f"accuracy at tau {state.tau:+.2f}": result["now"],
+                              "change": result["now"] - result["plain"]})
+        return found[found["test images"] > 0].reset_index(drop=True)
+
+
+class CalibrationView:
+    """The seen-unseen curves with a point to drag, and each class's accuracy: both follow tau in the browser alone."""
+
+    def __init__(self, parts: Calibration) -> None:
+        self.parts = parts
+        self.flips = {n: metrics.flips(r["scores"], r["labels"], r["unseen"]) for n, r in parts.runs.items()}
+        lines = [self._line(n, **plots.line(i)) for i, n in enumerate(parts.runs)]
+        marks = [{"x": m.U, "y": m.S, "shape": {"validation": "diamond", "oracle": "star"}[which], "line": n,
+                  "label": f"{n}, {which} tau {parts.fixed[n][which]:+.2f}: H {m.H:.1f}"}
+                 for n in parts.runs for which, m in parts.fixed[n]["marks"].items()]
+        top = min(100.0, 1.05 * max(max(line["x"] + line["y"]) for line in lines))
+        self.curve = Curve(lines=lines, marks=marks, harmonic=True, span={"x": [0, top], "y": [0, top]},
+                           names=["U", "S", "tau"], axes=["U, unseen accuracy (%)", "S, seen accuracy (%)"],
+                           alt="seen accuracy against unseen accuracy for every tau; a click sets tau")
+        self.bars = Bars(span=[0, 100], columns=["at tau 0", "now"], groups=["seen", "unseen"], changes=True, digits=0,
+                         axes=["accuracy (%)", "accuracy change against tau 0 (points)"],
+                         alt="accuracy of every class, against tau 0")
+        self.box = widgets.HBox([self.curve, self.bars], layout=widgets.Layout(flex_flow="row wrap"))
+        self._run = ""
+
+    def _line(self, name: str, color: str, linestyle: str) -> dict[str, Any]:
+        """U and S of a run, row i for every tau above at[i]: the exact steps of `metrics.flips`."""
+        r, flips = self.parts.runs[name], self.flips[name]
+        counts = np.bincount(r["labels"], minlength=len(r["unseen"]))
+        sides = [max(1, int(((counts > 0) & (r["unseen"] == side)).sum())) for side in (False, True)]
+        label = flips["label"].to_numpy()
+        worth = 100 * flips["change"].to_numpy() / counts[label] / np.take(sides, r["unseen"][label].astype(int))
+        margin, step = np.unique(flips["margin"].to_numpy(), return_inverse=True)
+        start = metrics.gzsl_metrics(r["scores"], r["labels"], r["unseen"], self._lowest(name))
+        u, s = (np.cumsum([first, *np.bincount(step, np.where(mine, worth, 0.0), len(margin))])
+                for first, mine in ((start.U, r["unseen"][label]), (start.S, ~r["unseen"][label])))
+        return {"name": name, "colour": color, "dash": linestyle, "x": u.round(3).tolist(), "y": s.round(3).tolist(),
+                "at": [-1e9, *margin.round(6).tolist()]}
+
+    def _lowest(self, name: str) -> float:
+        """A tau below every margin: no image is called unseen."""
+        return float(self.parts.sweeps[name]["tau"].min()) - 1
+
+    def link(self, panel: Panel) -> None:
+        """tau is one number of slider, curve and bars, in the browser; a click on another curve chooses its run."""
+        for follower in (self.curve, self.bars):
+            follower.at = panel.state.tau
+            widgets.jslink((panel.controls["tau"], "value"), (follower, "at"))
+        self.curve.observe(lambda change: setattr(panel.controls["run"], "value", change["new"]), "on")
+
+    def show(self, state: Tau, result: dict[str, Any]) -> None:
+        """Another run brings other bars; a move of tau nothing that the browser has not done already."""
+        if state.run == self._run:
+            return
+        self._run, r = state.run, self.parts.runs[state.run]
+        there = np.flatnonzero(~np.isnan(result["plain"]))
+        place = np.cumsum(~np.isnan(result["plain"])) - 1
+        counts, flips = np.bincount(r["labels"], minlength=len(r["unseen"])), self.flips[state.run]
+        label = flips["label"].to_numpy()
+        steps = np.stack([flips["margin"], place[label], 100 * flips["change"] / counts[label]], 1)
+        start = metrics.class_accuracies(r["scores"], r["labels"], r["unseen"], self._lowest(state.run))
+        with self.bars.hold_sync():
+            self.bars.names, self.bars.group = [self.parts.names[state.run][c] for c in there], [
+                int(u) for u in r["unseen"][there]]
+            self.bars.values, self.bars.zero = start[there].tolist(), result["plain"][there].tolist()
+            self.bars.steps = steps.astype(np.float64).tobytes()
+        self.curve.on = state.run
+
+
 def calibration_panel(runs: dict[str, dict[str, np.ndarray]]) -> Panel:
     """The tau slider over saved score matrices by name, starting at the first run's validation tau.
 
@@ -103,9 +180,10 @@ def calibration_panel(runs: dict[str, dict[str, np.ndarray]]) -> Panel:
     span = float(np.ceil(max(max(s["tau"].abs().max(), abs(float(runs[n]["tau"]))) for n, s in parts.sweeps.items())))
     source = {n: {"scores": hashlib.sha256(np.ascontiguousarray(r["scores"]).tobytes()).hexdigest()}
               for n, r in runs.items()}
+    controls = Choice("run", tuple(runs)), Slider("tau", -span, span, 0.05, "added to every unseen class's score")
     return Panel("Calibration", Tau(first, round(float(runs[first]["tau"]), 2)),
-                 [Choice("run", tuple(runs)), Slider("tau", -span, span, 0.05, "added to every unseen class's score")],
-                 parts.compute, parts.draw, parts.describe, source=source)
+                 list(controls), parts.compute, parts.draw, parts.describe, source=source,
+                 view=CalibrationView(parts), table=parts.table)
 
 
 # ---- a recorded sweep ---

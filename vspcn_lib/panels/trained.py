@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from vspcn_lib import metrics
 from vspcn_lib.model import VSPCN
 from vspcn_lib.panels.checks import images_in, prompted, spread
-from vspcn_lib.panels.controls import Panel, named
-from vspcn_lib.panels.fields import Choice, Slider, field_help
+from vspcn_lib.panels.controls import Panel
+from vspcn_lib.panels.curves import AlphaView
+from vspcn_lib.panels.fields import Slider, field_help
+from vspcn_lib.panels.keeping import named
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.views import plots
-from vspcn_lib.views.capture import attention_maps
+from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.probe import Probe
 from vspcn_lib.views.trained import load_trained
 
@@ -37,38 +38,76 @@ class Alphas:
 
 
 class AlphaProbe:
-    """H of a trained model under other alphas, on a fixed set of test images; nothing is trained again."""
+    """H of a trained model under other alphas, on a fixed set of test images; nothing is trained again.
 
-    def __init__(self, work: Workspace, model: VSPCN, indices: np.ndarray, tau: float) -> None:
+    Every answer is kept by its alphas. `quick` asks the first images alone, which hold as many of either side.
+    """
+
+    def __init__(self, work: Workspace, model: VSPCN, indices: np.ndarray, tau: float, few: int = 16) -> None:
         self.tau, self.labels, self.unseen = tau, work.bench.labels[indices], work.bench.unseen_mask
         images = torch.cat([x for x, _, _ in work.batches(indices, augment=False).epoch(0)])
-        self.probe = Probe(model, images, torch.as_tensor(work.bench.prototypes, device=images.device))
+        rows = torch.as_tensor(work.bench.prototypes, device=images.device)
+        sides = self.unseen[self.labels], ~self.unseen[self.labels]
+        self.few = np.concatenate([np.flatnonzero(side)[:few // 2] for side in sides])
+        self.probe, self.first = Probe(model, images, rows), Probe(model, images[self.few], rows)
         c = model.config
         self.trained = Alphas(c.alpha_v, c.alpha_s, c.alpha_a)
         there = bool(c.visual_prompts), bool(c.semantic_prompts), bool(c.semantic_prompts and c.adapter)
         self.names = [n for n, acts in zip(("alpha_v", "alpha_s", "alpha_a"), there, strict=True) if acts]
         self.curves: dict[str, pd.DataFrame] = {}
+        self.map = pd.DataFrame()
+        self._kept: dict[tuple[bool, Alphas], dict[str, Any]] = {}
+        self.filled, self.heard = Event(), lambda: None
 
     def compute(self, state: Alphas, stop: Event | None = None) -> dict[str, Any]:
         """U, S, H at the run's own tau, and the standard error of H: other images of these classes would differ so."""
-        scores = self.probe.scores(state.alpha_v, state.alpha_s, state.alpha_a, stop)
-        right = (scores + self.tau * self.unseen).argmax(1)
-        rng, sides = np.random.default_rng(0), (self.unseen[self.labels], ~self.unseen[self.labels])
-        drawn = np.array([[metrics.per_class_accuracy(right[i], self.labels[i])
-                           for i in (rng.choice(np.flatnonzero(side), int(side.sum())) for side in sides)]
-                          for _ in range(200)])
-        return {"at": metrics.gzsl_metrics(scores, self.labels, self.unseen, self.tau),
-                "error": float(metrics.harmonic(*drawn.T).std())}
+        return self._answer(state, stop, quick=False)
 
-    def trace(self, points: int = 3) -> pd.DataFrame:
+    def quick(self, state: Alphas) -> dict[str, Any]:
+        """The same of few images, at once; the full answer where it is known already."""
+        return self._kept.get((False, state)) or self._answer(state, None, quick=True)
+
+    def _answer(self, state: Alphas, stop: Event | None, quick: bool) -> dict[str, Any]:
+        if (quick, state) not in self._kept:
+            probe, labels = (self.first, self.labels[self.few]) if quick else (self.probe, self.labels)
+            scores = probe.scores(state.alpha_v, state.alpha_s, state.alpha_a, stop)
+            right = (scores + self.tau * self.unseen).argmax(1)
+            rng, sides = np.random.default_rng(0), (self.unseen[labels], ~self.unseen[labels])
+            drawn = np.array([[metrics.per_class_accuracy(right[i], labels[i])
+                               for i in (rng.choice(np.flatnonzero(side), int(side.sum())) for side in sides)]
+                              for _ in range(200)])
+            self._kept[quick, state] = {"at": metrics.gzsl_metrics(scores, labels, self.unseen, self.tau),
+                                        "error": float(metrics.harmonic(*drawn.T).std()), "images": len(labels)}
+        return self._kept[quick, state]
+
+    def trace(self, points: int = 9) -> pd.DataFrame:
         """H along each alpha with the others as trained; kept, and drawn behind the moving point."""
-        trained = self.compute(self.trained)
         for name in self.names:
-            values = np.union1d(np.linspace(0, 1, points), getattr(self.trained, name))
-            states = [dataclasses.replace(self.trained, **{name: float(v)}) for v in values]
-            found = [trained if state == self.trained else self.compute(state) for state in states]
-            self.curves[name] = pd.DataFrame({name: values, "H": [f["at"].H for f in found]})
+            own = getattr(self.trained, name)
+            values = np.union1d(np.linspace(0, 1, points), [own / 2, own])  # a low alpha has much below it to show
+            found = [self.compute(dataclasses.replace(self.trained, **{name: float(v)}))["at"].H for v in values]
+            self.curves[name] = pd.DataFrame({name: values, "H": found})
+            self.heard()
         return pd.concat([c.rename(columns={n: "alpha"}).assign(name=n) for n, c in self.curves.items()])
+
+    def chart(self, points: int = 5) -> pd.DataFrame:
+        """H of the first images over alpha_v (rows) and alpha_s (columns), alpha_a as trained; kept."""
+        values = np.linspace(0, 1, points)
+        self.map = pd.DataFrame([[self._answer(dataclasses.replace(self.trained, alpha_v=float(v), alpha_s=float(s)),
+                                               None, quick=True)["at"].H for s in values] for v in values],
+                                index=pd.Index(values, name="alpha_v"), columns=pd.Index(values, name="alpha_s"))
+        return self.map
+
+    def fill(self) -> None:
+        """`trace`, first of three points and then dense, and `chart`; sets `filled`."""
+        try:
+            for points in (3, 9):
+                self.trace(points)
+            if {"alpha_v", "alpha_s"} <= set(self.names):
+                self.chart()
+        finally:
+            self.filled.set()
+            self.heard()
 
     def report(self) -> str:
         """For each alpha how far H moves along its trace, and which one moves it most."""
@@ -81,8 +120,11 @@ class AlphaProbe:
 
     def draw(self, state: Alphas, result: dict[str, Any]) -> Figure:
         """H against each alpha: the trace, and the present state as a point in each."""
-        figure = Figure(figsize=(9.0, 3.0), layout="constrained")
-        axes, at = figure.subplots(1, len(self.names), sharey=True, squeeze=False)[0], result["at"]
+        figure = Figure(figsize=(9.0 + 2.4 * (not self.map.empty), 3.0), layout="constrained")
+        axes, at = figure.subplots(1, len(self.names) + (not self.map.empty), squeeze=False)[0], result["at"]
+        if not self.map.empty:
+            gallery.alpha_map(axes[-1], self.map)
+            axes = axes[:-1]
         for ax, colour, name in zip(axes, plots.COLOURS[:len(axes)], self.names, strict=True):
             if name in self.curves:
                 ax.plot(self.curves[name][name], self.curves[name]["H"], "-", color=colour)
@@ -98,136 +140,26 @@ class AlphaProbe:
         at = result["at"]
         return (f"alpha_v {state.alpha_v:.2f}  alpha_s {state.alpha_s:.2f}  alpha_a {state.alpha_a:.2f}: "
                 f"U {at.U:.1f}  S {at.S:.1f}  H {at.H:.1f} ± {result['error']:.1f} (standard error) on "
-                f"{len(self.labels)} test images of {len(np.unique(self.labels))} classes, tau {self.tau:+.2f}")
+                f"{result['images']} test images, tau {self.tau:+.2f}")
 
 
-def alpha_panel(run: Path, images: int = 64) -> tuple[Panel, AlphaProbe]:
+def alpha_panel(run: Path | str, images: int = 64) -> Panel:
     """Alpha sliders over a finished run, on `images` test images, half of them unseen; opens at the trained alphas.
 
-    They are spread over classes: every class once before any class twice. Raises `PanelError` for a run without strong
-    fusion or fewer than 2 images.
+    They are spread over classes: every class once before any class twice. Its curves fill in while it is in use;
+    `panel.parts` is the `AlphaProbe`. Raises `PanelError` for a run without strong fusion or fewer than 2 images.
     """
+    run = Path(run)
     prompted(run, strong=True)
     half = images_in("images", images, 2, 2**31) // 2
     folder = RunFolder(run)
     tau = float(folder.scores()["tau"])
-    work, model = load_trained(folder)
+    work, model = load_trained(folder, quiet=True)
     halves = [spread(part, work.bench.labels[part], half) for part in (work.bench.test_seen, work.bench.test_unseen)]
     parts = AlphaProbe(work, model, np.concatenate(halves), tau)
-    parts.trace()
     sliders = [Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in parts.names]
-    panel = Panel("Alphas", parts.trained, sliders, parts.compute, parts.draw, parts.describe, source=named(run))
-    return panel, parts
-
-
-# ---- attention ---
-@dataclass(frozen=True)
-class Look:
-    """Which image, block, stream and prompt (-1: their mean)."""
-
-    image: int
-    block: int
-    stream: str
-    prompt: int
-
-
-NAMED = 0.02  # of the attention; less is not worth a name: over the 82 attributes of birdlets each has 0.012 by chance
-
-
-class Attention:
-    """Where a stream's tokens look in a block of the ViT, and the words a semantic prompt attends to."""
-
-    def __init__(self, work: Workspace, model: VSPCN, indices: np.ndarray) -> None:
-        self.work, self.model, self.indices = work, model, indices
-        self.words = [plots.plain_name(n) for n in work.bench.attribute_names]
-        counts = {"cls": 1, "visual": model.layout.visual, "semantic": model.layout.semantic}
-        self.prompts = {stream: n for stream, n in counts.items() if n}
-        self.seen_before: dict[int, dict[str, torch.Tensor]] = {}
-        self._one = Lock()
-
-    def maps(self, image: int) -> dict[str, torch.Tensor]:
-        """Every attention map of one image, computed once."""
-        with self._one:  # maps are read by hooks in the model itself
-            if image not in self.seen_before:
-                x = next(iter(self.work.batches(self.indices[image:image + 1], augment=False).epoch(0)))[0]
-                with torch.no_grad(), attention_maps(self.model) as found:
-                    self.model(x)
-                self.seen_before[image] = dict(found)
-            return self.seen_before[image]
-
-    def prompt(self, state: Look) -> int:
-        """The prompt shown: -1 for the mean, and a stream's last one where it has fewer than another stream."""
-        return -1 if state.stream == "cls" else min(state.prompt, self.prompts[state.stream] - 1)
-
-    def compute(self, state: Look, stop: Event | None = None) -> dict[str, Any]:
-        """The map over patches [side,side], summing to 1, and the attributes with their weights (semantic stream).
-
-        At most eight, and none that has less than `NAMED` of the attention.
-        """
-        maps, layout = self.maps(state.image), self.model.layout
-        prefix, visual, semantic, _ = layout.split(maps[f"backbone.vit.blocks.{state.block - 1}.attn"].mean(1))
-        rows = {"cls": prefix[0, :1], "visual": visual[0], "semantic": semantic[0]}[state.stream]
-        prompt = self.prompt(state)
-        rows = rows.mean(0) if prompt < 0 else rows[prompt]
-        patches = rows[-layout.patches:]
-        side = round(layout.patches ** 0.5)
-        words: list[tuple[str, float]] = []
-        deep = state.block - 1 - self.model.first_strong
-        if state.stream == "semantic" and f"strong_semantic.{deep}.attention" in maps:
-            own = maps[f"strong_semantic.{deep}.attention"][0]
-            own = own.mean(0) if prompt < 0 else own[prompt]
-            words = [(self.words[k], float(own[k])) for k in own.argsort(descending=True)[:8] if own[k] >= NAMED]
-        return {"map": (patches / patches.sum()).reshape(side, side).numpy(), "words": words}
-
-    def draw(self, state: Look, result: dict[str, Any]) -> Figure:
-        """Image, overlay, and the attended attributes as bars."""
-        pixels = self.work.pixels[self.indices[state.image]].transpose(1, 2, 0) / 255.0
-        figure = Figure(figsize=(9.0, 3.1), layout="constrained")
-        axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
-        plots.overlay(axes[0], axes[1], pixels, result["map"], (0, None))
-        name = plots.plain_name(self.work.bench.class_names[self.work.bench.labels[self.indices[state.image]]])
-        axes[0].set_title(name, fontsize=9)
-        axes[1].set_title(f"{state.stream}, block {state.block}", fontsize=9)
-        if result["words"]:
-            words, weights = zip(*result["words"], strict=True)
-            axes[2].barh(words, weights, color=plots.COLOURS[2])
-            axes[2].set_ylim(7.6, -0.6)  # bars as thick for one word as for eight, the strongest on top
-            axes[2].set_xlabel("attention of SSPF")
-        else:
-            axes[2].axis("off")
-            text = f"words: semantic stream,\nblocks with strong fusion,\nweights from {NAMED:g}"
-            axes[2].text(0, 0.5, text, color="0.4")
-        return figure
-
-    def describe(self, state: Look, result: dict[str, Any]) -> str:
-        """The centre of the map, how concentrated it is, the words with their weights, and which prompt that is."""
-        m = result["map"]
-        entropy = -(m * np.log(np.maximum(m, 1e-12))).sum() / np.log(m.size)
-        y, x = np.unravel_index(m.argmax(), m.shape)
-        lines = [f"strongest patch: row {y + 1}, column {x + 1} of {len(m)}; spread {entropy:.2f} (1: even)"]
-        if result["words"]:
-            lines.append("attends to: " + ", ".join(f"{word} {weight:.2f}" for word, weight in result["words"][:5]))
-        if state.stream == "cls" and state.prompt >= 0:
-            lines.append("prompt: not used by cls")
-        elif self.prompt(state) != state.prompt and state.stream != "cls":
-            lines.append(f"prompt {state.prompt}: {state.stream} has {self.prompts[state.stream]}, its last is shown")
-        return "\n".join(lines)
-
-
-def attention_panel(run: Path, images: int = 24) -> Panel:
-    """Image, block, stream and prompt of a finished run; unseen classes first.
-
-    `images` test images, a quarter of them of seen classes; all where there are fewer. Raises `PanelError` for a run
-    without prompts.
-    """
-    prompted(run)
-    images = images_in("images", images, 1, 2**31)
-    work, model = load_trained(RunFolder(run))
-    shares = (work.bench.test_unseen, images - images // 4), (work.bench.test_seen, images // 4)
-    parts = Attention(work, model, np.concatenate([spread(w, work.bench.labels[w], n) for w, n in shares]))
-    last, streams = len(model.backbone.blocks), tuple(parts.prompts)
-    return Panel("Attention", Look(0, last, streams[-1], -1),
-                 [Slider("image", 0, len(parts.indices) - 1, 1, "unseen classes first"),
-                  Slider("block", 1, last, 1, "of the ViT"), Choice("stream", streams),
-                  Slider("prompt", -1, max(parts.prompts.values()) - 1, 1, "-1: the mean of all prompts")],
-                 parts.compute, parts.draw, parts.describe, source=named(run))
+    panel = Panel("Alphas", parts.trained, sliders, parts.compute, parts.draw, parts.describe, source=named(run),
+                  view=AlphaView(parts), quick=parts.quick)
+    panel.parts = parts
+    Thread(target=parts.fill, daemon=True).start()
+    return panel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import threading
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import ipywidgets as widgets
 import pandas as pd
 
-from vspcn_lib.config import Config
-from vspcn_lib.panels.controls import WRONG, heard, project_outputs, show, spoken
+from vspcn_lib.config import Config, as_dict, update
+from vspcn_lib.panels.controls import heard, show, spoken
+from vspcn_lib.panels.curves import TrainingView, earlier_runs
+from vspcn_lib.panels.fields import Slider
+from vspcn_lib.panels.keeping import project_outputs
+from vspcn_lib.runs.calibration import calibration_share, hold_out
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.presets import preset
@@ -25,24 +30,37 @@ class TrainingPanel:
     `wait()` blocks until the run has ended, for a cell that is to train before the next one reads `result`.
     """
 
-    def __init__(self, config: Config, out: Path) -> None:
-        self.config, self.out, self.result = config, out, None
+    def __init__(self, config: Config, out: Path | str) -> None:
+        self.config, self.out, self.result = config, Path(out), None
         self._epoch_steps: tuple[int, int] | None = None
         self.stop, self._thread = threading.Event(), threading.Thread()
         self.start_button = widgets.Button(description="Start / continue")
-        self.stop_button = widgets.Button(description="Stop")
+        self.stop_button = widgets.Button(description="Stop", layout=widgets.Layout(width="70px"))
         self.bar = widgets.FloatProgress(min=0.0, max=1.0, layout=widgets.Layout(width="260px"))
-        self.message = widgets.HTML()
-        self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
+        self.message, self.numbers, self.view = widgets.HTML(), widgets.HTML(), TrainingView()
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop.set())
-        row = widgets.HBox([self.start_button, self.stop_button, self.bar, self.message])
-        self.box = widgets.VBox([row, self.image])
+        row = widgets.HBox([self.start_button, self.stop_button, self.bar, self.message],
+                           layout=widgets.Layout(flex_flow="row wrap"))
+        self.box = widgets.VBox([*self.settings(), row, self.numbers, self.view.box])
         self.refresh()
+
+    def settings(self) -> list[widgets.Widget]:
+        """Controls above the buttons; none here."""
+        return []
+
+    def planned(self) -> tuple[Config, Path]:
+        """The config and the folder of the run that Start begins."""
+        return self.config, self.out
+
+    def earlier(self) -> dict[str, pd.DataFrame]:
+        """Steps of other runs, to be drawn behind this one's; none here."""
+        return {}
 
     def start(self) -> TrainingPanel:
         """Start, or continue where the run was stopped; does nothing while it runs."""
         if not self.running:
+            self.config, self.out = self.planned()
             self.stop.clear()
             self._thread = threading.Thread(target=self._train, daemon=True)
             self._thread.start()
@@ -73,7 +91,7 @@ class TrainingPanel:
         except Interrupted:
             self._say("stopped; everything up to the last step is kept")
         except Exception as error:  # shown to the reader; the kernel lives on
-            self._say(f"{type(error).__name__}: {error}", WRONG)
+            self._say(f"{type(error).__name__}: {error}", wrong=True)
 
     def _watch(self, thread: threading.Thread) -> None:
         while thread.is_alive():
@@ -83,21 +101,49 @@ class TrainingPanel:
     def refresh(self) -> None:
         """Draw what the run folder holds now."""
         steps, epochs = read_curves(self.out)
-        self.image.value = plots.png(draw_curves(steps, epochs))
+        self.view.show(steps, epochs, self.earlier())
         self.bar.value = 1.0 if (self.out / "result.json").exists() else self._share(steps)
+        self.numbers.value = f"<pre class='vspcn-numbers'>{html.escape(self.progress(steps))}</pre>"
 
-    def _share(self, steps: pd.DataFrame) -> float:
-        """Steps done, of all steps of both phases; the retrain takes at most as many epochs as the selection."""
-        if self._epoch_steps is None or not len(steps):
-            return 0.0
+    @property
+    def picture(self) -> bytes:
+        """What the run folder holds now, as PNG."""
+        return plots.png(draw_curves(*read_curves(self.out)))
+
+    def progress(self, steps: pd.DataFrame) -> str:
+        """Step, phase, loss, images a second and the time left; before the first step what is going to be trained."""
+        t, d = self.config.train, self.config.data
+        if not len(steps):
+            thinned = f", at most {d.images_per_class} images a class" if d.images_per_class else ""
+            return (f"{d.benchmark} at {d.size} px{thinned}: up to {t.epochs} epochs of batches of {t.batch_size} to "
+                    f"choose the epoch on validation classes, as many again on all training classes, then the test "
+                    f"images once; kept in {self.out.name}")
+        last = steps.iloc[-1]
+        said = [f"step {len(steps)}" + (f" of {whole}" if (whole := self._whole()) else ""),
+                "selection" if last["phase"] == "select" else "retrain on trainval", f"loss {last['total']:.3f}"]
+        took = steps["time"].diff().tail(12).median() if "time" in steps and len(steps) > 2 else float("nan")
+        if took > 0:
+            said.append(f"{t.batch_size * t.accumulate / took:.0f} images/s")
+            if whole and self.running:
+                said.append(f"about {max(0, whole - len(steps)) * took:.0f} s left")
+        return "  ·  ".join(said)
+
+    def _whole(self) -> int:
+        """Optimiser steps of both phases; the retrain takes at most as many epochs as the selection. 0: not known."""
+        if self._epoch_steps is None:
+            return 0
         select, final = self._epoch_steps
         selected = RunFolder(self.out).read_json("selection.json")
         epochs = self.config.train.epochs
-        whole = select * epochs + final * (selected["best"]["epoch"] if selected else epochs)
-        return min(0.99, len(steps) / whole)
+        return select * epochs + final * (selected["best"]["epoch"] if selected else epochs)
 
-    def _say(self, sentence: str, colour: str = "#555") -> None:
-        self.message.value = spoken(sentence, colour)
+    def _share(self, steps: pd.DataFrame) -> float:
+        """Steps done, of all steps of both phases."""
+        whole = self._whole()
+        return min(0.99, len(steps) / whole) if whole and len(steps) else 0.0
+
+    def _say(self, sentence: str, wrong: bool = False) -> None:
+        self.message.value = spoken(sentence, wrong)
 
     @property
     def status(self) -> str:
@@ -106,15 +152,54 @@ class TrainingPanel:
 
     def _ipython_display_(self) -> None:
         """The live panel, and for a page without a kernel its picture."""
-        show(self.box, self.image.value, "training panel")
+        show(self.box, self.picture, "training panel")
+
+
+class RetrainPanel(TrainingPanel):
+    """Sliders over settings of a short training; every setting gets a folder of its own in `folder`, all are overlaid.
+
+    `sliders` are named by setting (`loss.lambda_ced`) and open at the config's values.
+    """
+
+    def __init__(self, config: Config, folder: Path | str, sliders: list[Slider]) -> None:
+        self.base, self.folder, self.sliders = config, Path(folder), sliders
+        super().__init__(config, folder)
+        self.config, self.out = self.planned()
+        self.refresh()
+
+    def settings(self) -> list[widgets.Widget]:
+        """One slider a setting."""
+        values = as_dict(self.base)
+        self.controls = {s.name: s.widget(values[s.name.split(".")[0]][s.name.split(".")[1]]) for s in self.sliders}
+        return list(self.controls.values())
+
+    def planned(self) -> tuple[Config, Path]:
+        """The config with the sliders' values, and the folder named after them."""
+        changes: dict[str, dict[str, float]] = {}
+        for name, control in self.controls.items():
+            group, _, key = name.partition(".")
+            changes.setdefault(group, {})[key] = round(control.value, 6)
+        name = "_".join(f"{key}-{value:g}" for group in changes.values() for key, value in group.items())
+        return update(self.base, changes), self.folder / name
+
+    def earlier(self) -> dict[str, pd.DataFrame]:
+        """The steps of every other run in the folder, by name and validation H."""
+        found = {}
+        for path in earlier_runs(self.folder):
+            if path != self.out:
+                selected = RunFolder(path).read_json("selection.json")
+                h = f" (validation H {selected['best']['H']:.1f})" if selected else ""
+                found[path.name.replace("_", ", ").replace("lambda, ", "lambda_") + h] = read_curves(path)[0]
+        return found
 
 
 def epoch_steps(work: Workspace) -> tuple[int, int]:
     """Optimiser steps of one epoch of the selection and of the retrain; a last batch of one image makes none."""
     t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
-    images = selection_split(bench, t.held_out, t.seed)[0], bench.trainval
-    return tuple(math.ceil((len(thin(bench, i, most, t.seed)) + t.batch_size - 2) // t.batch_size / t.accumulate)
-                 for i in images)
+    select, final = (thin(bench, i, most, t.seed) for i in (selection_split(bench, t.held_out, t.seed)[0],
+                                                            bench.trainval))
+    final, _ = hold_out(bench, final, calibration_share(t), t.seed)  # these set tau, no step is made on them
+    return tuple(math.ceil((len(i) + t.batch_size - 2) // t.batch_size / t.accumulate) for i in (select, final))
 
 
 def demo_run(name: str = "birdlets") -> Path:

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
 from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.runs import calibration
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.processes import gather, share
 from vspcn_lib.runs.workspace import Workspace
@@ -76,8 +77,11 @@ def describe(row: dict[str, float]) -> str:
 
 
 def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo: np.ndarray,
-             epoch: int) -> dict[str, float]:
-    """U, S, H at the tau of the best H on pseudo-unseen validation classes and held-out training images."""
+             epoch: int) -> dict[str, Any]:
+    """U, S, H at the tau of the best H on pseudo-unseen validation classes and held-out training images.
+
+    `carried` is what each calibrator takes of that tau to the final model; it reads the held-out images alone.
+    """
     bench = work.bench
     indices = np.concatenate([held_out, pseudo])
     guard(bench, indices, bench.unseen_classes, "selection")
@@ -87,27 +91,51 @@ def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo
     sweep = metrics.tau_sweep(scores, labels, unseen)
     row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
     return {"epoch": epoch, **{k: float(row[k]) for k in ("tau", "U", "S", "H")},
-            "AUSUC": metrics.area(sweep)}
+            "AUSUC": metrics.area(sweep),
+            "carried": calibration.carry(float(row["tau"]), calibration.Held.of(scores, labels, unseen))}
 
 
-def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected: dict[str, float]) -> dict[str, Any]:
-    """Score the test images once, save the matrix, and compute every metric from it, with its provenance."""
-    bench = work.bench
+def calibrate(work: Workspace, model: ZeroShotModel, held: np.ndarray, selected: dict[str, Any]) -> dict[str, Any]:
+    """The final model's tau, and what each calibrator would make of the `selected` row.
+
+    Reads the `held` training images, which the model never saw, against the prototypes of all classes. Raises
+    `LeakError` where one of them is of an unseen class or a test image.
+    """
+    bench, name = work.bench, work.config.train.calibration
+    if name == "raw":
+        return {"by": name, "tau": selected["tau"], "held_out": 0, "taus": {"raw": selected["tau"]}}
+    guard(bench, held, bench.unseen_classes, "calibration")
+    scores = score(work, model, held, np.arange(bench.num_classes))
+    seen = calibration.Held(scores, bench.labels[held], bench.unseen_mask)
+    taus = {n: calibration.land(n, selected["carried"], seen) for n in calibration.NAMES}
+    return {"by": name, "tau": taus[name], "held_out": len(held),
+            "retention": {"selection": selected["carried"]["retention"],
+                          "final": calibration.retention(seen).to(taus[name])}, "taus": taus}
+
+
+def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected: dict[str, Any],
+             calibrated: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Score the test images once, save the matrix, and compute every metric from it, with its provenance.
+
+    At the tau of `calibrate`, or without it at that of the `selected` row.
+    """
+    bench, tau = work.bench, (calibrated or selected)["tau"]
     test = np.concatenate([bench.test_seen, bench.test_unseen])
     scores = score(work, model, test, np.arange(bench.num_classes))
     labels, unseen = bench.labels[test], bench.unseen_mask
     if work.accelerator.is_main_process:
-        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(selected["tau"]),
+        folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(tau),
                            class_names=np.array(bench.class_names, dtype=str))
     return {
-        **test_metrics(scores, labels, unseen, selected["tau"]),
-        "validation": selected, "score_space": model.score_space,
+        **test_metrics(scores, labels, unseen, tau),
+        **({"calibration": calibrated} if calibrated else {}), "validation": selected, "score_space": model.score_space,
         "parameters": {"trainable": sum(p.numel() for p in model.trainable().values()),
                        "total": sum(p.numel() for p in model.parameters())},
         "images": {"test_seen": len(bench.test_seen), "test_unseen": len(bench.test_unseen)},
         "peak_gib": round(peak_mib(work.accelerator.device) / 2**10, 2),
         "benchmark": bench.name, "split": bench.split_hash, "note": bench.note,
         "backbone": work.backbone.source, "vectors": work.vector_source,
+        "vector_notes": list(work.vector_notes),
         "seed": work.config.train.seed, "environment": made_by(folder),
     }
 
@@ -121,10 +149,10 @@ def made_by(folder: RunFolder) -> dict[str, Any]:
 
 
 def test_metrics(scores: np.ndarray, labels: np.ndarray, unseen: np.ndarray, tau: float) -> dict[str, Any]:
-    """U, S, H at the validation tau, the same at the oracle tau (test labels!), CZSL and AUSUC."""
+    """U, S, H at `tau`, the same at the oracle tau (test labels!), how far H is below it, CZSL and AUSUC."""
     sweep = metrics.tau_sweep(scores, labels, unseen)
     oracle = metrics.best_tau(sweep)
     chosen, best = (metrics.gzsl_metrics(scores, labels, unseen, t) for t in (tau, oracle))
     return {"tau": tau, "U": chosen.U, "S": chosen.S, "H": chosen.H, "CZSL": chosen.CZSL,
-            "AUSUC": metrics.area(sweep),
+            "AUSUC": metrics.area(sweep), "gap": best.H - chosen.H,
             "oracle": {"tau": oracle, "U": best.U, "S": best.S, "H": best.H}}

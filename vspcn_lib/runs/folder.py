@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -20,8 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vspcn_lib.config import Config, ConfigError, as_dict, read_config
-from vspcn_lib.runs.compare import changed_fields, changed_inputs
-from vspcn_lib.system.files import Busy, Damaged, checked, exclusive, sync_folder, unchecked, whole_rows
+from vspcn_lib.runs.compare import changed_fields
+from vspcn_lib.runs.identity import differences, unchecked
+from vspcn_lib.system import files
+from vspcn_lib.system.digests import tensor_digest
+from vspcn_lib.system.files import Busy, Damaged, checked, exclusive, sync_folder, whole_rows
 
 _FIRST = ("inputs.json", "environment.json")  # a folder of these, config.json and the lock alone holds no run yet
 
@@ -130,19 +132,21 @@ class RunFolder:
         except ConfigError as error:
             raise RunError(f"{self.path / 'config.json'} is not a config of this version: {error}") from error
 
-    def check_inputs(self, inputs: dict[str, str], main: bool = True) -> None:
+    def check_inputs(self, inputs: dict[str, str], main: bool = True) -> list[str]:
         """Keep the checksums of what the run reads (`Workspace.inputs`), or compare them with those it began with.
 
-        Only the `main` process writes. Raises `RunError` that names what has changed.
+        Only the `main` process writes. Returns the kinds of data that a run of an older version did not keep, and that
+        nothing can be said of. Raises `RunError` that names what has changed.
         """
         began = self.read_json("inputs.json")
         if began is None and main:
             self.write_json("inputs.json", inputs)
         if not isinstance(began or inputs, dict):
             raise RunError(f"{self.path / 'inputs.json'} holds no checksums: restore it from a copy, or delete it")
-        if changed := changed_inputs(began or inputs, inputs):
+        if changed := differences(began or inputs, inputs):
             raise RunError(f"{self.path} began with other data, this is {changed}: put back what was changed, or "
                            "choose another --out")
+        return unchecked(began or inputs)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically."""
@@ -184,7 +188,7 @@ class RunFolder:
         """The trained weights as safetensors, with config, backbone and inputs in the metadata."""
         plain = {n: t.detach().cpu().contiguous() for n, t in state.items()}
         meta = {"config": json.dumps(as_dict(self.config())), "backbone": json.dumps(backbone),
-                "inputs": json.dumps(self.read_json("inputs.json")), "sha256": _digest(plain)}
+                "inputs": json.dumps(self.read_json("inputs.json")), "sha256": tensor_digest(plain)}
         with replacing(self.path / "checkpoint.safetensors") as partial:
             save_file(plain, partial, metadata=meta)
 
@@ -200,7 +204,7 @@ class RunFolder:
                 state = {n: opened.get_tensor(n) for n in opened.keys()}
             trained_on, began = (dict(json.loads(meta.get(k, "null")) or {}) for k in ("backbone", "inputs"))
             trained_with = read_config(json.loads(meta.get("config", "{}")))
-            if meta.get("sha256", found := _digest(state)) != found:  # records of the first version carry none
+            if meta.get("sha256", found := tensor_digest(state)) != found:  # records of the first version carry none
                 raise Damaged(f"the checksum of its weights is {found[:12]}")
         except FileNotFoundError as error:
             raise RunError(f"{file} does not exist: the run has not finished, continue it with --resume") from error
@@ -213,7 +217,7 @@ class RunFolder:
         if changed := changed_fields(trained_with, self.config()):
             raise RunError(f"{file} is of another config than the run's config.json: {changed}; put the files of "
                            "one run together")
-        if began and inputs and (changed := changed_inputs(began, inputs)):  # the first version's carry none
+        if began and inputs and (changed := differences(began, inputs)):  # the first version's carry none
             raise RunError(f"{file} was trained on other data, this is {changed}: put back what was changed, or train "
                            "again")
         return state
@@ -259,7 +263,8 @@ class RunFolder:
         for name in ("state-next.pt", "state.pt", "state-previous.pt"):  # next: killed between two renames
             file = self.path / name
             try:
-                state = torch.load(io.BytesIO(unchecked(file.read_bytes())), map_location="cpu", weights_only=True)
+                whole = io.BytesIO(files.unchecked(file.read_bytes()))
+                state = torch.load(whole, map_location="cpu", weights_only=True)
             except FileNotFoundError:
                 continue
             except Exception as error:
@@ -289,12 +294,3 @@ def read_scores(file: Path) -> dict[str, np.ndarray]:
         raise RunError(f"{file} is damaged ({str(error)[:120]}): delete it and result.json, and continue the run with "
                        "--resume") from error
     return found
-
-
-def _digest(state: dict[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes of tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
-    return digest.hexdigest()

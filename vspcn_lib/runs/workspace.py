@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,17 +9,22 @@ from functools import partial
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, DataConfig, data_root
-from vspcn_lib.data.benchmarks import load_benchmark
+from vspcn_lib.config import Config
 from vspcn_lib.data.images import Batches, Order, epoch_rows, image_cache
+from vspcn_lib.data.photos import compare_photos, photo_identity
 from vspcn_lib.data.splits import Benchmark
+from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
-from vspcn_lib.encoders.semantics import attribute_vectors, check_source
+from vspcn_lib.encoders.semantics import check_source
 from vspcn_lib.methods.registry import build, method
+from vspcn_lib.runs.counts import remarks
 from vspcn_lib.runs.folder import together
+from vspcn_lib.runs.identity import identity, open_benchmark, word_vectors
+from vspcn_lib.runs.launcher import ignored
 from vspcn_lib.runs.processes import own_rows, state
 from vspcn_lib.system.memory import keep_freed_memory, room
 from vspcn_lib.zeroshot import ZeroShotModel
@@ -28,11 +32,6 @@ from vspcn_lib.zeroshot import ZeroShotModel
 
 class FeatureError(ValueError):
     """The frozen ViT returns numbers that are not finite; the message names an image."""
-
-
-def open_benchmark(config: DataConfig) -> Benchmark:
-    """The benchmark of a config; birdlets are rendered on first use."""
-    return load_benchmark(config.benchmark, data_root(config))
 
 
 @dataclass
@@ -46,6 +45,10 @@ class Workspace:
     vector_source: str
     backbone: FrozenViT
     accelerator: Accelerator
+    photos: str
+    """`photo_identity` of the benchmark when it was opened"""
+    vector_notes: tuple[str, ...] = ()
+    """what the text encoder left out, and attributes with equal vectors"""
     known: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     """by the function that computes it: what frozen methods keep of the images [n,...], and which are computed [n]; a
     workspace of the same data with other settings shares it"""
@@ -58,25 +61,33 @@ class Workspace:
         keep_freed_memory()
         check_source(config.data.vectors)
         with state().main_process_first():  # of several processes one fills a cache, the others find it
-            backbone = backbone or load_backbone(config.model.backbone, config.data.size)
+            if backbone is None:
+                config.check_patch(inspect(config.model.backbone))  # before a download or a large file
+                backbone = load_backbone(config.model.backbone, config.data.size, mean=config.data.mean,
+                                         std=config.data.std)
             config.check_patch(backbone.patch)
             bench = open_benchmark(config.data)
         method(config).check(config, backbone, len(bench.attribute_names))
-        vectors, source = attribute_vectors(bench.attribute_names, config.data.vectors)
+        vectors = word_vectors(config, bench)
         with together():
-            accelerator = Accelerator(mixed_precision="no")  # one a process; the precision is each workspace's own
+            # One a process; the precision is each workspace's own. The plugin keeps the launcher's number of steps, by
+            # which accelerate would divide every loss, out of it.
+            accelerator = Accelerator(mixed_precision="no",
+                                      gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
         if accelerator.device.type == "cpu" and config.train.precision == "bf16":
-            for block in backbone.blocks:  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
-                block.attn.fused_attn = False
+            backbone.unfuse()  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
         with accelerator.main_process_first():
+            bench = compare_photos(bench, progress=not quiet)
             pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
+            photos = photo_identity(bench)
         tag = backbone.source
-        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors)), source,
-                   backbone.to(accelerator.device), accelerator, quiet=quiet)
-        if bench.note:
-            work.say(bench.note)
-        work.say(f"{bench.name}: {len(bench.seen_classes)} seen + {len(bench.unseen_classes)} unseen classes"
-                 f" | backbone {tag['tag']} ({tag['source']}, sha256 {tag['sha256'][:12]}) | {source}")
+        work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors.values)), vectors.source,
+                   backbone.to(accelerator.device), accelerator, photos, vectors.notes, quiet=quiet)
+        said = (*bench.notes, *remarks(bench), *ignored(config), *filter(None, [tag.get("note")]), *vectors.notes)
+        for note in said:
+            work.say(note)
+        work.say(f"{bench.name}: {bench.described} | backbone {tag['tag']} ({tag['source']}, sha256 "
+                 f"{tag['sha256'][:12]}{', pixels ' + tag['pixels'] if 'pixels' in tag else ''}) | {vectors.source}")
         return work
 
     def autocast(self) -> torch.autocast:
@@ -95,11 +106,10 @@ class Workspace:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Checksums of what a run reads besides its config and its photos: a run goes on with the same ones."""
-        return {"split": self.bench.split_hash,
-                "class attributes": hashlib.sha256(self.bench.prototypes.tobytes()).hexdigest(),
-                "word vectors": hashlib.sha256(self.word_vectors.numpy().tobytes()).hexdigest(),
-                "backbone": self.backbone.source["sha256"]}
+        """Checksums of what a run reads besides its config: a run goes on, and is opened again, with the same ones."""
+        reads = method(self.config).reads_words(self.config)
+        return identity(self.bench, self.photos, self.word_vectors.numpy()[:, :None if reads else 0],
+                        self.backbone.source["sha256"])
 
     def batches(self, indices: np.ndarray, augment: bool, shuffle: bool = False,
                 shared: bool = False) -> Batches | FeatureBatches:

@@ -28,7 +28,7 @@ def deciding(*start: str) -> list[str]:
 def imported(path: Path) -> set[str]:
     """The files of the house that a file imports, at its top or inside a function: "losses", "data/images"."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == HOUSE.name:
             base = node.module.split(".")[1:]
             names |= {"/".join(base)} if base else set()
@@ -41,7 +41,7 @@ def code_version(*start: str) -> str:
     """A hash over the definitions of every `deciding` file; where they stand, comments and docstrings do not count."""
     parts = []
     for name in deciding(*start):
-        for node in ast.parse(_file(name).read_text()).body:
+        for node in ast.parse(_file(name).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import | ast.ImportFrom) or _is_text(node):
                 continue
             for inner in ast.walk(node):

@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.methods.generative.features import STREAMS
+from vspcn_lib.runs.counts import selection_split, thin
 from vspcn_lib.runs.evaluation import guard
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.system.files import exclusive
-from vspcn_lib.train import fit, selection_split, thin
+from vspcn_lib.train import fit
 from vspcn_lib.zeroshot import ZeroShotModel
 
 

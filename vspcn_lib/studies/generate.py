@@ -102,7 +102,8 @@ class Generation:
         layer = self._layer(generator, x, bench.labels[indices], synthetic, unseen, np.arange(bench.num_classes))
         model = Classified(self.real.trained, s.streams, scaler, generator, layer).eval()
         result = {**evaluate(self.work, self.folder, model, best), "trained_on": len(indices), "generator": s.generator,
-                  "samples": count, "ratio": best["ratio"], "seconds": round(time.monotonic() - self.begun, 1)}
+                  "samples": count, "ratio": best["ratio"],
+                  "inputs": self.folder.read_json("inputs.json"), "seconds": round(time.monotonic() - self.begun, 1)}
         saved = self.folder.scores()
         also = test_metrics(saved["scores"], saved["labels"], saved["unseen"], best["with_tau"]["tau"])
         result["with_tau"] = {k: also[k] for k in ("tau", "U", "S", "H")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,12 @@ import numpy as np
 import pandas as pd
 
 from vspcn_lib import metrics
-from vspcn_lib.config import Config, as_dict, read_config
+from vspcn_lib.config import as_dict
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
 from vspcn_lib.runs.folder import read_scores as read_scores  # notebooks read committed matrices with the records
+from vspcn_lib.studies.sameness import anywhere as anywhere
+from vspcn_lib.studies.sameness import config_of as config_of
+from vspcn_lib.studies.sameness import data_of, distinct
 
 
 def write_record(run: Path, target: Path, **more: str) -> Path:
@@ -28,6 +30,8 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
     result = folder.read_json("result.json")
     if result is None:
         raise RunError(f"{run} has no result.json: finish the run with --resume")
+    if "inputs" not in result and (inputs := folder.read_json("inputs.json")):  # a run of an older version
+        result = {**result, "inputs": inputs}
     saved, made = folder.scores(), folder.read_json("generate.json")
     sweep = metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
     accuracy = metrics.class_accuracies(saved["scores"], saved["labels"], saved["unseen"], float(saved["tau"]))
@@ -50,26 +54,19 @@ def read_records(folder: Path, entries: tuple[str, ...] = RUN) -> dict[str, dict
 
     Raises `RunError` for a damaged file, or one of another kind.
     """
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"the record {path} is damaged ({str(error)[:200]}): restore it, or delete it and make it "
-                           "again") from error
-        if not isinstance(found[path.stem], dict) or not set(entries) <= set(found[path.stem]):
-            raise RunError(f"{path} is no record with {', '.join(entries)}: move it out of {folder}")
+    return {path.stem: read_record(path, entries) for path in sorted(folder.glob("*.json"))}
+
+
+def read_record(path: Path, entries: tuple[str, ...] = RUN) -> dict[str, Any]:
+    """One record; raises `RunError` for a damaged file, or one of another kind."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"the record {path} is damaged ({str(error)[:200]}): restore it, or delete it and make it "
+                       "again") from error
+    if not isinstance(found, dict) or not set(entries) <= set(found):
+        raise RunError(f"{path} is no record with {', '.join(entries)}: move it out of {path.parent}")
     return found
-
-
-def anywhere(config: Config) -> Config:
-    """`config` without the folder where the data lie: no number depends on it."""
-    return replace(config, data=replace(config.data, root=""))
-
-
-def config_of(record: dict[str, Any]) -> Config:
-    """The config of a record, also of one older than its newest field, `anywhere`."""
-    return anywhere(read_config(record["config"]))
 
 
 def method(record: dict[str, Any]) -> str:
@@ -88,21 +85,23 @@ def method(record: dict[str, Any]) -> str:
 
 
 def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Mean and standard deviation over seeds by benchmark and method: U, S, H at the validation tau, oracle H, ...
+    """Mean and standard deviation over seeds by benchmark and method: U, S, H at the run's own tau, oracle H, ...
 
-    Seconds are the median: one run on a busy machine should not speak for all.
+    `gap` is oracle H - H, what the choice of tau costs; AUSUC needs no tau. Runs of other data or settings are rows of
+    their own, which their names tell apart; a run recorded twice counts once, see `sameness.remarks`. Seconds are the
+    median: one run on a busy machine should not speak for all.
     """
     if not records:
         raise RunError("there is no record to show: make one with `record RUN FILE`, or name their folder")
     rows = []
-    for record in records.values():
+    for record in distinct(records)[0].values():
         r = record["result"]
         config = as_dict(config_of(record))
-        settings = {f"{g}.{k}": v for g in config for k, v in config[g].items() if k != "seed"}
+        settings = {f"{g}.{k}": v for g in config for k, v in config[g].items() if k != "seed"} | data_of(record)
         settings |= {f"generate.{k}": str(v) for k, v in record.get("generate", {}).items()}
         rows.append({"benchmark": r["benchmark"], "method": method(record), "settings": settings,
                      **{k: r[k] for k in ("U", "S", "H", "CZSL")}, "oracle H": r["oracle"]["H"],
-                     "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
+                     "gap": r["oracle"]["H"] - r["H"], "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],
                      "seconds": r["seconds"], "seeds": 1})
     for row in rows:  # runs of other settings are no seeds of each other: what differs becomes a part of the name
         others = [o["settings"] for o in rows if (o["benchmark"], o["method"]) == (row["benchmark"], row["method"])]
@@ -111,7 +110,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows).assign(method=[row["name"] for row in rows])
     groups = table.groupby(["benchmark", "method"])
     out = pd.DataFrame(index=groups.size().index)
-    for c in ("U", "S", "H", "oracle H", "CZSL", "AUSUC"):
+    for c in ("U", "S", "H", "oracle H", "gap", "CZSL", "AUSUC"):
         digits = 3 if c == "AUSUC" else 1
         spread = groups[c].std().fillna(np.nan)
         out[c] = [f"{m:.{digits}f}" + ("" if np.isnan(s) else f" ± {s:.{digits}f}")

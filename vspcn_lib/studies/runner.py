@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, as_dict
+from vspcn_lib.config import Config, ConfigError, as_dict
 from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.identity import differences, look_up, of_result, unchecked
 from vspcn_lib.studies.code import code_version
 from vspcn_lib.studies.generate import generate
-from vspcn_lib.studies.records import anywhere, config_of, write_record
+from vspcn_lib.studies.records import anywhere, config_of, read_record, write_record
 from vspcn_lib.system.environment import cores
 from vspcn_lib.system.files import exclusive
 from vspcn_lib.train import run
@@ -62,14 +64,44 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def finished(job: Job, records: Path, any_code: bool = False) -> bool:
-    """Whether the record of `job` is there, made with the same config and, unless `any_code`, the same code."""
+class Data:
+    """The identities of what jobs read, each looked up once, and compared with those of records and begun runs."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, str]] = {}
+
+    def now(self, config: Config) -> dict[str, str]:
+        """The `identity.look_up` of a config; raises what reading the data raises."""
+        words = method(config).reads_words(config)
+        key = json.dumps([as_dict(config)["data"], config.model.backbone, words], sort_keys=True)
+        if key not in self._known:
+            self._known[key] = look_up(config)
+        return self._known[key]
+
+    def changed(self, config: Config, known: dict[str, str]) -> str:
+        """What has become of data that were `known` once, in words; empty where all agrees that both know."""
+        return differences(known, self.now(config)) if known else ""
+
+    def check(self, file: Path, config: Config, record: dict[str, Any]) -> None:
+        """Raise `ConfigError` for a record in `file` of other data than `config` names now."""
+        if changed := self.changed(config, of_result(record["result"])):
+            raise ConfigError(f"{file} is of other data than there are now: {changed}; what is made now would replace "
+                              "it or stand beside it in one table: choose another --records, or put back what was "
+                              "changed")
+
+
+def finished(job: Job, records: Path, any_code: bool = False, data: Data | None = None) -> bool:
+    """Whether the record of `job` is there, made with the same config, data and, unless `any_code`, the same code.
+
+    Raises `ConfigError` where it is there with other data, since it would be replaced.
+    """
     file = records / f"{job.name}.json"
     if not file.exists():
         return False
-    record = json.loads(file.read_text())
-    return record["key"] == job.key or (any_code and as_dict(config_of(record)) == as_dict(anywhere(job.config))
-                                        and record.get("generate") == (job.generate and job.generate.kept()))
+    record = read_record(file)
+    (data or Data()).check(file, job.config, record)
+    return record.get("key") == job.key or (any_code and as_dict(config_of(record)) == as_dict(anywhere(job.config))
+                                            and record.get("generate") == (job.generate and job.generate.kept()))
 
 
 def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,
@@ -78,10 +110,15 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
 
     `processes` at a time, shared out among the GPUs; by default one on each, or, where there is none, one for every
     four cores. An interrupted run continues where it stopped. Returns the failed jobs' names with the last line each
-    one printed.
+    one printed. Raises `ConfigError` for a record of other data.
     """
-    todo = [job for job in jobs if not finished(job, records, any_code)]
+    data = Data()
+    todo = [job for job in jobs if not finished(job, records, any_code, data)]
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them finished before (records in {records})")
+    old = [job.name for job in jobs if job not in todo and unchecked(of_result(read_record(
+        records / f"{job.name}.json")["result"]))]
+    if old:
+        print(f"unchecked, whether the data are still the same: {', '.join(old)} (records older than those checksums)")
     gpus = torch.cuda.device_count()
     count = processes or gpus or max(1, cores() // 4)
     slots: Queue[int] = Queue()
@@ -92,8 +129,7 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
     failed: dict[str, str] = {}
     pool = ThreadPoolExecutor(count)
     # The key is taken here, once: the code may be edited while the runs last.
-    waiting = {pool.submit(_one, job, job.key, runs / f"{job.name}-{job.key}", records, slots, place): job
-               for job in todo}
+    waiting = {pool.submit(_one, job, job.key, _folder(job, runs, data), records, slots, place): job for job in todo}
     try:
         for future in tqdm(as_completed(waiting), "runs", len(todo), disable=not todo):
             job, message = waiting[future], future.result()
@@ -103,6 +139,16 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
     finally:  # on Ctrl-C the running process stops after its step and saves; the others never start
         pool.shutdown(cancel_futures=True)
     return failed
+
+
+def _folder(job: Job, runs: Path, data: Data) -> Path:
+    """The run folder of a job; of one begun or finished there with other data a new one, numbered, beside it."""
+    number, out = 1, runs / f"{job.name}-{job.key}"
+    while (began := RunFolder(out).read_json("inputs.json")) and (changed := data.changed(job.config, began)):
+        print(f"{out} is of other data than there are now: {changed}; {job.name} is run anew beside it")
+        number += 1
+        out = runs / f"{job.name}-{job.key}-{number}"
+    return out
 
 
 def _one(job: Job, key: str, out: Path, records: Path, slots: Queue[int], place: dict[str, Any]) -> str:
@@ -149,6 +195,8 @@ def take_place(out: Path, slot: int, place: dict[str, Any]) -> None:
     log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    for stream in (sys.stdout, sys.stderr):  # a file in ASCII must not end a run whose classes have other letters
+        stream.reconfigure(errors="backslashreplace")
     if place["gpus"]:
         usable = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # numbers or names: a user may have chosen some
         usable = usable if len(usable) >= place["gpus"] and usable[0] else [str(i) for i in range(place["gpus"])]

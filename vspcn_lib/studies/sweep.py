@@ -5,35 +5,35 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import platform
+import math
 import re
 import time
 import typing
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-import sqlalchemy.exc
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.config import Config, ConfigError, as_dict, check_range, read_config, update
+from vspcn_lib.encoders.weights import BackboneError
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunFolder, replacing
+from vspcn_lib.runs.identity import differences
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies.sameness import anywhere
+from vspcn_lib.studies.shared import FAILED, NotTaken, Numbered, busy, connect, decide, left, open_study, sign, take_up
 from vspcn_lib.system.environment import environment
-from vspcn_lib.train import Interrupted, select
+from vspcn_lib.train import select
 
 Suggest = Callable[[Trial], Any]
-QUIET_SECONDS = 5.0  # a study to which nobody adds a point for so long was left half-made by a worker that died
+# What is wrong with one point of a search and not with the search: the trial has failed, the others go on.
+POINT_ERRORS = (FloatingPointError, ConfigError, BackboneError)
 
 
 def check_name(what: str, name: str) -> str:
@@ -44,11 +44,22 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
-def parse_axis(text: str, base: Config | None = None) -> tuple[str, Suggest, list[Any] | None]:
-    """`group.field=LOW:HIGH`, `group.field=LOW:HIGH:log` or `group.field=A,B,C` to (name, suggestion, its list).
+class Axis(typing.NamedTuple):
+    """One axis of a search."""
+
+    name: str
+    suggest: Suggest
+    listed: list[Any] | None
+    """its values, where they are written out"""
+    size: float
+    """how many values it has"""
+
+
+def parse_axis(text: str, base: Config | None = None) -> Axis:
+    """`group.field=LOW:HIGH`, `group.field=LOW:HIGH:log` or `group.field=A,B,C`.
 
     A field of the group `method` is one of the method of `base`. Raises `ConfigError` for an unknown field, a value
-    that does not fit it, or a range without width.
+    that does not fit it or is listed twice, or a range without width.
     """
     name, _, values = text.partition("=")
     group, _, key = name.partition(".")
@@ -72,12 +83,16 @@ def parse_axis(text: str, base: Config | None = None) -> tuple[str, Suggest, lis
 
     if ":" not in values:
         listed = [value(word) for word in values.split(",")]
-        return name, lambda trial: trial.suggest_categorical(name, listed), listed
+        if twice := [v for i, v in enumerate(listed) if v in listed[:i]]:
+            raise ConfigError(f"{name}: {twice[0]} is listed twice, and each point of a search is tried once: name it "
+                              "once")
+        return Axis(name, lambda trial: trial.suggest_categorical(name, listed), listed, len(listed))
     low, high, *log = values.split(":")
     if kind not in (int, float) or log not in ([], ["log"]) or not value(low) < value(high):
         raise ConfigError(f"{name}: '{values}' is no range: write LOW:HIGH or LOW:HIGH:log, LOW below HIGH")
     suggest = Trial.suggest_int if kind is int else Trial.suggest_float
-    return name, lambda trial: suggest(trial, name, value(low), value(high), log=bool(log)), None
+    return Axis(name, lambda trial: suggest(trial, name, value(low), value(high), log=bool(log)), None,
+                value(high) - value(low) + 1 if kind is int else math.inf)
 
 
 def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, records: Path, trials: int,
@@ -86,57 +101,63 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
 
     `storage` is a file, or a database URL that several machines share. The study continues where it stopped: an
     interrupted trial is taken up again from its last step, one whose process died (no sign of life for four
-    `heartbeat`s, in seconds) is given to another worker, and no worker leaves while one is still at a trial.
-    Test images are never read. Writes `records/STUDY.json` after every trial and returns its trials.
-    Raises `ConfigError` for a study that was begun with other settings.
+    `heartbeat`s, in seconds) is given to another worker, and no worker leaves while one is still at a trial. However
+    many workers and sessions share it, every trial is a new point, and there are exactly as many as asked for; one
+    whose settings fail is counted and named. Test images are never read. Writes `records/STUDY.json` after every trial
+    and returns its trials. Raises `ConfigError` for a study that was begun with other settings or data.
     """
     check_name("--study", study)
     if not axes:
         raise ConfigError("no axis to sweep: name one or more, such as model.alpha_v=0:1 loss.lambda_skd=0.1,0.3,0.9")
     parsed = [parse_axis(text, base) for text in axes]
-    grid = {name: listed for name, _, listed in parsed}
-    url = storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
+    _check_axes(parsed, base)
+    grid = {axis.name: axis.listed for axis in parsed}
+    whole = all(listed is not None for listed in grid.values())
+    points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())] if whole else []
+    total = len(points) if whole else trials
+    if not whole:
+        check_range("--trials", trials, 1, min(10**6, math.prod(axis.size for axis in parsed)))
+    url = storage if "://" in storage else f"sqlite:///{Path(storage).expanduser().resolve()}"
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats, for years now
     try:
-        shared = _connect(url, heartbeat)
+        storage_there = connect(url, heartbeat)
     except Exception as error:  # no such database, no driver for it, not a database at all
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(f"--storage {storage.split('@')[-1]} cannot be opened ({reason}): give a file, or the URL of "
                           "a database whose driver is installed") from error
-    whole = all(listed is not None for listed in grid.values())
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=base.train.seed)
-    asked = json.dumps({"config": as_dict(base), "axes": axes}, sort_keys=True)
-    points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())] if whole else []
-    found = _open(study, shared, sampler, asked, points)
-    begun = found.user_attrs["asked"]
-    if begun != asked:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what becomes of a trial is said here, by name
+    asked = {"config": as_dict(anywhere(base)), "axes": axes}
+    found = open_study(study, storage_there, Numbered(base.train.seed), json.dumps(asked, sort_keys=True), points)
+    begun = json.loads(found.user_attrs["asked"])
+    if {**begun, "config": as_dict(anywhere(read_config(begun["config"])))} != asked:
         raise ConfigError(f"the study '{study}' in {storage} was begun with other settings or axes: choose another "
                           "--study, or the settings it was begun with")
-    for trial in found.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        if trial.user_attrs.get("interrupted") and trial.number not in found.user_attrs.get("taken_up", []):
-            found.enqueue_trial(trial.params)
-            found.set_user_attr("taken_up", [*found.user_attrs.get("taken_up", []), trial.number])
-    _take_up_dead(found, heartbeat)
     work = work or Workspace.open(base)
+    if "inputs" not in found.user_attrs:
+        found.set_user_attr("inputs", work.inputs)
+    if changed := differences(found.user_attrs["inputs"], work.inputs):
+        raise ConfigError(f"the study '{study}' in {storage} was begun with other data, this is {changed}: choose "
+                          "another --study, or put back what was changed")
 
     def objective(trial: Trial) -> float:
-        trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
+        sign(trial)
         changes: dict[str, dict[str, Any]] = {}
-        for name, suggest, _ in parsed:
-            group, key = name.split(".")
-            changes.setdefault(group, {})[key] = suggest(trial)
-        config, start = update(base, changes), time.time()
-        digest = hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest()[:12]
-        out = runs / f"{study}-{digest}"
+        for axis in parsed:
+            group, key = axis.name.split(".")
+            changes.setdefault(group, {})[key] = axis.suggest(trial)
+        decide(found, trial, total, heartbeat)
+        start = time.time()
         try:
-            # Another worker may have drawn the same point: then this one waits, and finds it selected.
+            config = update(base, changes)
+            digest = hashlib.sha256(json.dumps(as_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+            out = runs / f"{study}-{digest}"
             with RunFolder.open(out, config, resume=(out / "config.json").exists(), wait=True) as folder:
                 best = select(_fitting(work, config), folder)["best"]
-        except Interrupted:
-            trial.set_user_attr("interrupted", True)
+        except POINT_ERRORS as error:
+            trial.set_user_attr(FAILED, f"{type(error).__name__}: {error}")
+            tqdm.write(f"FAILED {trial.params}: {error}")
             raise
         trial.set_user_attr("row", {**best, "seconds": round(time.time() - start, 1)})
         return best["H"]
@@ -144,108 +165,59 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
     def keep(_study: optuna.Study, _trial: Any) -> None:
         write_study(found, records / f"{study}.json", base, work)
 
-    def left() -> int:
-        trials_now = found.get_trials(deepcopy=False)
-        if whole:
-            return sum(t.state == TrialState.WAITING for t in trials_now)
-        again = {t.number for t in trials_now if t.user_attrs.get("interrupted")}
-        again.update(found.user_attrs.get("taken_up", []))
-        again.update(n for t in trials_now for n in t.system_attrs.get("retry_history", []))  # Optuna's own retries
-        return trials - sum(t.state != TrialState.WAITING and t.number not in again for t in trials_now)
-
-    def others() -> bool:
-        return any(t.state == TrialState.RUNNING for t in found.get_trials(deepcopy=False))
-
-    with tqdm(total=left(), desc=study) as bar:
-        while left() > 0 or others():
-            if left() > 0:
-                found.optimize(objective, n_trials=1, callbacks=[keep], catch=(FloatingPointError, ConfigError))
-                bar.update()
-            else:  # whoever is still at a trial may die with it
+    with tqdm(total=total, desc=study) as bar:
+        while True:
+            take_up(found, heartbeat)
+            if left(found, total) > 0:
+                found.optimize(objective, n_trials=1, callbacks=[keep], catch=(NotTaken, *POINT_ERRORS))
+            elif busy(found):  # whoever is still at a trial may die with it
                 time.sleep(min(2.0, heartbeat / 2))
-                _take_up_dead(found, heartbeat)
-                optuna.storages.fail_stale_trials(found)
-    write_study(found, records / f"{study}.json", base, work)
-    return trial_table(json.loads((records / f"{study}.json").read_text()))
+            else:
+                break
+            bar.update(total - max(0, left(found, total)) - bar.n)
+    record = write_study(found, records / f"{study}.json", base, work)
+    if not record["trials"] and record["failed"]:
+        raise ConfigError(f"not one of {len(record['failed'])} points could be tried, the first failed with "
+                          f"{record['failed'][0]['reason']}")
+    return trial_table(record)
 
 
-def _take_up_dead(study: optuna.Study, heartbeat: int) -> None:
-    """Have the points of killed workers of this machine run again at once; others' heartbeats tell after a while."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _dead(trial, heartbeat):  # its point is taken up again from its last state
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                study.tell(trial.number, state=TrialState.FAIL)
-                study.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params))  # killed before it drew them?
-                study.set_user_attr("taken_up", [*study.user_attrs.get("taken_up", []), trial.number])
-
-
-def _dead(trial: optuna.trial.FrozenTrial, heartbeat: int) -> bool:
-    """Whether the worker of a running trial was a process of this machine that no longer lives."""
-    if "worker" not in trial.user_attrs:  # signed first of all: killed before it could, or it is about to
-        return (datetime.now() - trial.datetime_start).total_seconds() > heartbeat
-    node, _, pid = trial.user_attrs["worker"].rpartition(" ")
-    if node != platform.node():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return int(pid) == os.getpid()  # this process is at no trial now: the number was given anew
-
-
-def _connect(url: str, heartbeat: int) -> RDBStorage:
-    """The storage; two workers that start together may both try to create its tables, and one of them waits."""
-    for attempt in range(20):
-        try:
-            return RDBStorage(url, heartbeat_interval=heartbeat, grace_period=4 * heartbeat,
-                              heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback())
-        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError):
-            if attempt == 19:
-                raise
-            time.sleep(0.25)
-    raise AssertionError("unreachable")
-
-
-def _open(name: str, storage: RDBStorage, sampler: optuna.samplers.BaseSampler, asked: str,
-          points: list[dict[str, Any]]) -> optuna.Study:
-    """The study, with its grid enqueued by the one worker that created it: two at once would enqueue it twice."""
-    try:
-        found = optuna.create_study(storage=storage, sampler=sampler, study_name=name, direction="maximize")
-    except optuna.exceptions.DuplicatedStudyError:
-        found = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
-        known, since = -1, time.monotonic()
-        while "asked" not in found.user_attrs and time.monotonic() - since < QUIET_SECONDS:
-            time.sleep(0.2)
-            if (now := len(found.get_trials(deepcopy=False))) != known:  # its maker is still enqueuing
-                known, since = now, time.monotonic()
-    if "asked" not in found.user_attrs:  # created just now, or by a worker that died before it had enqueued all
-        for point in points:
-            found.enqueue_trial(point, skip_if_exists=True)
-        found.set_user_attr("asked", asked)
-    return found
+def _check_axes(parsed: list[Axis], base: Config) -> None:
+    """Raise `ConfigError` for an axis named twice, or one that the method does not read: all its points are one."""
+    names = [axis.name for axis in parsed]
+    for i, name in enumerate(names):
+        group, key = name.split(".")
+        if name in names[:i]:
+            raise ConfigError(f"the axis {name} is named twice: give all its values in one")
+        if "model.method" not in names and key not in as_dict(base)[group]:
+            raise ConfigError(f"{name} cannot be swept: {base.model.method} does not read it, so every point would be "
+                              "the same")
 
 
 def _fitting(work: Workspace, config: Config) -> Workspace:
     """The same workspace for another config, opened anew only where data or backbone differ."""
     same = (config.data, config.model.backbone, config.train.precision) == (
         work.config.data, work.config.model.backbone, work.config.train.precision)
-    if not same:
-        return Workspace.open(config)
+    words = method(config).reads_words(config)
+    if not same or (words and not work.word_vectors.shape[1]):  # opened for a method that reads no words
+        return Workspace.open(config, work.backbone if same else None)
     method(config).check(config, work.backbone, len(work.bench.attribute_names))
     return replace(work, config=config)
 
 
-def write_study(study: optuna.Study, target: Path, base: Config, work: Workspace) -> None:
-    """The finished trials of a study as one small JSON record with its provenance."""
+def write_study(study: optuna.Study, target: Path, base: Config, work: Workspace) -> dict[str, Any]:
+    """The finished and failed trials of a study as one small JSON record with its provenance; returns the record."""
+    failed = [{"number": t.number, **t.params, "reason": t.user_attrs[FAILED]}
+              for t in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if FAILED in t.user_attrs]
     trials = [{"number": t.number, **{f"{name}": v for name, v in t.params.items()}, **t.user_attrs["row"]}
               for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     record = {"study": study.study_name, "judged_on": "validation classes", "config": as_dict(base),
-              "trials": trials, "benchmark": work.bench.name, "split": work.bench.split_hash,
+              "trials": trials, "failed": failed, "inputs": work.inputs, "benchmark": work.bench.name,
+              "split": work.bench.split_hash,
               "backbone": work.backbone.source, "vectors": work.vector_source, "environment": environment()}
     with replacing(target) as partial:
         partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return record
 
 
 def trial_table(record: dict[str, Any]) -> pd.DataFrame:

@@ -9,22 +9,28 @@ import pandas as pd
 
 from vspcn_lib.metrics import MetricsError, harmonic
 from vspcn_lib.studies.rows import GENERATED, ROWS
+from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
 PAPER_H = {"ViT only": 59.3, "full": 75.7}
 
 
 def tidy(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row a run: row of the table, seed, U, S, H, oracle H, CZSL, AUSUC, parameters, seconds, memory, commit."""
+    """One row a run: row of the table, seed, U, S, H, oracle H and the gap to it, how tau was chosen, CZSL, AUSUC, ...
+
+    `fold std` is the standard deviation of validation H over class folds, NaN where there was one.
+    """
     rows = []
     for name, record in records.items():
         r = record["result"]
         rows.append({"record": name, "benchmark": r["benchmark"], "px": record["config"]["data"]["size"],
                      "row": record.get("row", name), "seed": r["seed"], **{k: r[k] for k in ("U", "S", "H")},
-                     "oracle H": r["oracle"]["H"], "CZSL": r["CZSL"], "AUSUC": r["AUSUC"],
-                     "validation H": r["validation"]["H"], "trainable": r["parameters"]["trainable"],
-                     "total": r["parameters"]["total"], "seconds": r["seconds"], "GiB": r["peak_gib"],
-                     "commit": r["environment"]["commit"]})
+                     "oracle H": r["oracle"]["H"], "gap": r["oracle"]["H"] - r["H"],
+                     "tau by": r.get("calibration", {"by": "raw"})["by"],
+                     "fold std": r["validation"].get("spread", {"H": np.nan})["H"],
+                     "CZSL": r["CZSL"], "AUSUC": r["AUSUC"], "validation H": r["validation"]["H"],
+                     "trainable": r["parameters"]["trainable"], "total": r["parameters"]["total"],
+                     "seconds": r["seconds"], "GiB": r["peak_gib"], "commit": r["environment"]["commit"]})
     return pd.DataFrame(rows)
 
 
@@ -59,11 +65,14 @@ def paired_bootstrap(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], d
 def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") -> pd.DataFrame:
     """The paper's ablation table from `execute`'s records, in the order of `rows.ROWS`, as text.
 
-    `U`, `S`, `H` at the validation tau, `oracle H` at the tau of the best test H, `validation H` by which settings are
-    chosen, mean ± std over seeds;
+    `U`, `S`, `H` at the run's own tau, `oracle H` at the tau of the best test H, `gap` between the two, `validation H`
+    by which settings are chosen, mean ± std over seeds, and its mean spread over class folds where there are several;
     `H - reference` with its paired 95 % interval, of the seeds that both rows have, and for generated rows the same
     against the run that each starts from, read out by its tau; the paper's own H on its own data.
+    A run recorded twice counts once. Raises `RunError` for records of different data.
     """
+    records = distinct(records, by_row=True)[0]
+    check_same_data(records)
     runs = tidy(records)
     if runs.empty:
         return runs
@@ -74,10 +83,13 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
             continue
         of = runs[runs["row"] == row]
         cells = {"row": row}
-        for c in ("U", "S", "H", "oracle H", "validation H", "CZSL", "AUSUC"):
+        for c in ("U", "S", "H", "oracle H", "gap", "validation H", "CZSL", "AUSUC"):
             digits = 3 if c == "AUSUC" else 1
             spread = f" ± {of[c].std():.{digits}f}" if len(of) > 1 else ""
             cells[c] = f"{of[c].mean():.{digits}f}{spread}"
+        if of["fold std"].notna().any():
+            cells["validation H"] += f" (folds ± {of['fold std'].mean():.1f})"
+        cells["tau by"] = ", ".join(sorted(set(of["tau by"])))
         for title, other in {f"H - {reference}": reference, "H - its start": GENERATED.get(row, [""])[0]}.items():
             cells[title] = ""
             pairs = [(r, q) for r in found for q in by_row.get(other, ()) if r["result"]["seed"] == q["result"]["seed"]]
@@ -92,6 +104,25 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     return table if table["H - its start"].any() else table.drop(columns="H - its start")
 
 
+_SPECIAL = {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+            "^": r"\textasciicircum{}", "±": r"$\pm$", "\u2212": "$-$"}
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table for a paper: LaTeX with the rules of booktabs, numbers to the right, every special character as text."""
+    def row(cells: Any) -> str:
+        return " & ".join("".join(_SPECIAL.get(c, c) for c in str(cell)) for cell in cells) + r" \\"
+
+    right = [pd.api.types.is_numeric_dtype(table[c]) for c in table.columns]
+    body = table.copy()
+    for column in body.columns[[pd.api.types.is_float_dtype(body[c]) for c in body.columns]]:
+        digits = 3 if body[column].abs().max() <= 1 else 1
+        body[column] = [f"{v:.{digits}f}" for v in body[column]]
+    columns = "".join("r" if r else "l" for r in right)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(table.columns), r"\midrule",
+                      *map(row, body.itertuples(index=False)), r"\bottomrule", r"\end{tabular}", ""])
+
+
 def caption(records: dict[str, dict[str, Any]]) -> str:
     """What must be known to read an `ablation_table`: data and backbone, ours and the paper's, and the two taus."""
     ours = sorted({f"{r['result']['benchmark']}, {r['config']['data']['size']} px, {r['result']['backbone']['tag']}, "
@@ -100,6 +131,8 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
                    for r in records.values()})
     return (f"Ours: {'; '.join(ours)}; made by {', '.join(made)} (other work may have run beside it: `seconds` are no "
             "benchmark). `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; other data and "
-            "another backbone, so only the order of rows compares. U, S, H at the tau chosen on validation classes, "
-            "whose own H chooses settings; `oracle H` picks tau on test labels and is no result. Brackets: paired 95 % "
-            "bootstrap interval over test classes, of the seeds that both rows have.")
+            "another backbone, so only the order of rows compares. U, S, H at a tau chosen without test images, by the "
+            "calibrator in `tau by`; `validation H` chooses settings; `oracle H` picks tau on test labels and is no "
+            "result, `gap` is what is lost to it. Brackets: paired 95 % bootstrap interval over test classes, of the "
+            "seeds that both rows have."
+            + "".join(f" {said[0].upper()}{said[1:]}." for said in remarks(records, by_row=True)))

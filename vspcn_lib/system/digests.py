@@ -1,4 +1,4 @@
-"""What is in many files, by sha256; each file is read once and known again by its time stamps."""
+"""What is in many files, by sha256, each read once and known again by its time stamps; and what is in tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 
@@ -53,3 +55,12 @@ def _known(index: Path, count: int) -> list[list]:
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensor_digest(state: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()

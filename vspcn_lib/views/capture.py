@@ -13,7 +13,7 @@ from vspcn_lib.model import VSPCN
 
 
 class CaptureError(RuntimeError):
-    """Nothing ran inside the `with`, so there is nothing to show."""
+    """Nothing ran inside the `with`, or the ViT's blocks keep no attention map, so there is nothing to show."""
 
 
 @contextmanager
@@ -22,7 +22,8 @@ def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
 
     Fusion maps: `weak_visual.attention` [B,P,T], `strong_visual.3.attention` [B,P,N], ...; the ViT's own:
     `backbone.vit.blocks.11.attn` [B,heads,T,T]. timm's fused attention never forms its softmax, so it is switched
-    off inside and back on afterwards. Raises `CaptureError` if no forward pass ran.
+    off inside and back on afterwards; blocks that attend in parallel keep no map and are passed over. Raises
+    `CaptureError` if no forward pass ran.
     """
     maps: dict[str, Tensor] = {}
     handles, fused = [], []
@@ -37,6 +38,8 @@ def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
             if isinstance(module, AttentionMap):
                 handles.append(module.register_forward_hook(keep(name)))
         for i, block in enumerate(model.backbone.blocks):
+            if not hasattr(getattr(block, "attn", None), "attn_drop"):
+                continue
             fused.append((block.attn, block.attn.fused_attn))
             block.attn.fused_attn = False
             handles.append(block.attn.attn_drop.register_forward_hook(keep(f"backbone.vit.blocks.{i}.attn")))
@@ -50,6 +53,18 @@ def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
             module.fused_attn = value
 
 
+def vit_attention(model: VSPCN, maps: dict[str, Tensor], block: int) -> Tensor:
+    """The ViT's own attention [B,T,T] in a block counted from 1, the mean over heads, of what `attention_maps` kept.
+
+    Raises `CaptureError` for a kind of block that keeps none.
+    """
+    name = f"backbone.vit.blocks.{block - 1}.attn"
+    if name not in maps:
+        raise CaptureError(f"the blocks of {model.backbone.source.get('tag')} are timm's "
+                           f"{type(model.backbone.blocks[block - 1]).__name__}, which keeps no attention map to draw")
+    return maps[name].mean(1)
+
+
 @torch.no_grad()
 def prompt_attention(model: VSPCN, images: Tensor) -> dict[str, Tensor]:
     """Where cls, visual and semantic prompts look in the last block: [B,side,side] by stream, each summing to 1.
@@ -59,7 +74,7 @@ def prompt_attention(model: VSPCN, images: Tensor) -> dict[str, Tensor]:
     model.eval()
     with attention_maps(model) as maps:
         model(images)
-    attention = maps[f"backbone.vit.blocks.{len(model.backbone.blocks) - 1}.attn"].mean(1)  # [B,T,T]
+    attention = vit_attention(model, maps, len(model.backbone.blocks))
     prefix, visual, semantic, _ = model.layout.split(attention)  # by query
     to_patches = {"cls": prefix[:, :1], "visual": visual, "semantic": semantic}
     side = round(model.layout.patches ** 0.5)

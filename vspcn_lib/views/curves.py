@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from vspcn_lib.system.files import whole_rows
 from vspcn_lib.views import plots
 
+LOG = ("phase", "step", "lr", "norm", "time")  # columns of steps.jsonl that are no part of the loss
+
 
 def read_curves(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """steps.jsonl and epochs.jsonl of a run folder as tables, as far as they are written."""
@@ -19,10 +21,10 @@ def read_curves(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
     """Loss parts by step and validation U, S, H by epoch."""
-    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    figure = Figure(figsize=(9.0, 3.5), layout="constrained")
     losses, validation = figure.subplots(1, 2)
     if len(steps):
-        parts = [c for c in steps.columns if c not in ("phase", "step", "lr", "norm", "time")]
+        parts = [c for c in steps.columns if c not in LOG]
         for i, part in enumerate(parts):
             losses.plot(range(1, len(steps) + 1), steps[part], label=part, lw=2 if part == "total" else 1,
                         **plots.line(i))
@@ -31,12 +33,13 @@ def draw_curves(steps: pd.DataFrame, epochs: pd.DataFrame) -> Figure:
             losses.axvline(border + 0.5, color="0.7", lw=1)
             losses.text(border + 0.5, 0.55, " retrain on trainval", transform=losses.get_xaxis_transform(), rotation=90,
                         fontsize=8, color="0.4")
-        losses.legend(fontsize=8)
+        figure.legend(*losses.get_legend_handles_labels(), fontsize=8, loc="outside lower left", ncols=6, frameon=False)
     losses.set(xlabel="step", ylabel="loss part")
     if len(epochs):
         for colour, name in zip(plots.COLOURS[:3], "USH", strict=True):
             validation.plot(epochs["epoch"], epochs[name], "o-", color=colour, label=name)
-        validation.legend(fontsize=8)
+        figure.legend(*validation.get_legend_handles_labels(), fontsize=8, loc="outside lower right", ncols=3,
+                      frameon=False)
     validation.xaxis.set_major_locator(MaxNLocator(integer=True))
     validation.set(xlabel="epoch", ylabel="validation (%)", ylim=(0, 100))
     return figure

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances, silhouette_score
+from tqdm.auto import tqdm
 
 from vspcn_lib.runs.evaluation import forward
 from vspcn_lib.runs.folder import RunFolder
@@ -32,10 +33,12 @@ def separation(x: np.ndarray, labels: np.ndarray, unseen: np.ndarray) -> dict[st
 @torch.no_grad()
 def cls_embeddings(run: Path, indices: np.ndarray | None = None) -> tuple[Workspace, np.ndarray, np.ndarray]:
     """The workspace of a finished run, test images' indices (all, or those given) and unit cls embeddings [n,E]."""
-    work, model = load_trained(RunFolder(run))
+    work, model = load_trained(RunFolder(Path(run)), quiet=True)
     if indices is None:
         indices = np.concatenate([work.bench.test_seen, work.bench.test_unseen])
-    parts = [forward(model, x)["cls"].float().cpu() for x, _, _ in work.batches(indices, augment=False).epoch(0)]
+    batches = work.batches(indices, augment=False)
+    parts = [forward(model, x)["cls"].float().cpu()
+             for x, _, _ in tqdm(batches.epoch(0), "embeddings", len(batches), leave=False)]
     return work, indices, torch.cat(parts).numpy()
 
 

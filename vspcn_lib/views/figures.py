@@ -15,22 +15,26 @@ from vspcn_lib.data.benchmarks import birdlets_folder
 from vspcn_lib.data.birdlets import contact_sheet
 from vspcn_lib.data.images import decode
 from vspcn_lib.runs.workspace import open_benchmark
-from vspcn_lib.studies import tables
-from vspcn_lib.studies.records import EXHIBIT, STUDY, method, provenance, read_records
+from vspcn_lib.studies import sameness, tables
+from vspcn_lib.studies.calibration import ranking
+from vspcn_lib.studies.records import EXHIBIT, STUDY, markdown, method, provenance, read_records
 from vspcn_lib.views import gallery, plots
+from vspcn_lib.views.calibration import draw_gaps
 from vspcn_lib.views.curves import draw_curves
 
 
 def draw_figures(records: Path, target: Path) -> list[Path]:
     """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
 
-    Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, and of each exhibit
-    attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns the PNG files of these. birdlets'
-    contact sheet comes from the renderer, so it has no numbers.
+    Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, the comparison of
+    calibrators, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns
+    the PNG files of these. birdlets' contact sheet comes from the renderer, so it has no numbers.
     """
     found = read_records(records)
+    found = sameness.distinct(found)[0]
     benchmarks = sorted({r["result"]["benchmark"] for r in found.values()})
-    drawn = [_seen_unseen(benchmark, found, target) for benchmark in benchmarks]
+    drawn = [_seen_unseen(benchmark, split, found, target) for benchmark in benchmarks
+             for split in _splits(benchmark, found)]
     if "birdlets" in benchmarks:  # one bird a species, rendered by the project itself
         contact_sheet(birdlets_folder(), target / "birdlets.png")
     for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
@@ -40,23 +44,57 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
         drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
     for name, study in read_records(records / "sweeps", STUDY).items():
         drawn.append(plots.save(gallery.sweep_map(study), target / f"sweep_{name}.png", study))
+    if nested := read_records(records / "calibration", STUDY):
+        drawn.append(plots.save(draw_gaps(nested), target / "calibration.png", nested))
+        (target / "calibration.md").write_text(markdown(ranking(nested).map(
+            lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell)))
     for name, exhibit in read_records(records / "exhibits", EXHIBIT).items():
         drawn += _exhibit(name, exhibit, target)
     return drawn
 
 
-def _seen_unseen(benchmark: str, found: dict[str, dict[str, Any]], target: Path) -> Path:
+def fill_tables(root: Path) -> list[Path]:
+    """Put the tables that the pages of `root` name between their marks; returns the pages that have changed.
+
+    In README.md and docs/*.md the lines from `<!-- table: FILE -->` to `<!-- /table -->` hold what FILE, a path from
+    `root`, holds.
+    """
+    changed = []
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        text = page.read_text() if page.exists() else ""
+        filled = re.sub(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)",
+                        lambda mark: f"{mark[1]}{(root / mark[2]).read_text()}{mark[3]}", text, flags=re.DOTALL)
+        if filled != text:
+            page.write_text(filled)
+            changed.append(page)
+    return changed
+
+
+def _splits(benchmark: str, found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The data that records of a benchmark are of, each by its split, photos and class attributes."""
+    return sorted({_data(r) for r in found.values() if r["result"]["benchmark"] == benchmark})
+
+
+def _data(record: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sameness.data_of(record)[kind] for kind in sameness.DATA)
+
+
+def _seen_unseen(benchmark: str, data: tuple[str, ...], found: dict[str, dict[str, Any]], target: Path) -> Path:
+    """The curves of a benchmark; of other data under one name each gets a picture, named by what tells them apart."""
+    every = _splits(benchmark, found)
+    apart = [value for i, value in enumerate(data) if len({other[i] for other in every}) > 1]
     curves, chosen, sources = {}, {}, {}
     for file, record in found.items():
         name = method(record)
-        if record["result"]["benchmark"] == benchmark and name not in curves:
+        if record["result"]["benchmark"] == benchmark and _data(record) == data and name not in curves:
             sweep = pd.DataFrame(record["sweep"])
             sweep["H"] = metrics.harmonic(sweep["U"].to_numpy(), sweep["S"].to_numpy())
             curves[name], chosen[name] = sweep, record["result"]["tau"]
             sources[name] = provenance(file, record)
     axes = plots.seen_unseen_curve(curves, chosen)
     axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
-    name = re.sub("[^A-Za-z0-9_.-]", "-", benchmark)  # a folder benchmark is called what its owner likes
+    # A folder benchmark is called what its owner likes.
+    name = re.sub("[^A-Za-z0-9_.-]", "-", "-".join([benchmark, *apart]))
     return plots.save(axes, target / f"seen_unseen_{name}.png", sources)
 
 

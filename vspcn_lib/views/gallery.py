@@ -35,13 +35,16 @@ def species_gallery(bench: Benchmark, columns: int = 10, side: int = 96) -> Figu
 
 
 def attribute_heatmap(bench: Benchmark, attributes: int = 40) -> Figure:
-    """The `attributes` that vary most between classes, classes and attributes clustered (seaborn)."""
+    """The `attributes` that vary most between classes, classes and attributes clustered (seaborn); unseen in orange."""
     chosen = np.sort(bench.prototypes.std(0).argsort()[::-1][:attributes])
     table = pd.DataFrame(bench.prototypes[:, chosen], index=[plain_name(n) for n in bench.class_names],
                          columns=[plain_name(bench.attribute_names[k]) for k in chosen])
-    grid = sns.clustermap(table, cmap="viridis", figsize=(10, 8), xticklabels=1, yticklabels=1,
+    grid = sns.clustermap(table, cmap="viridis", figsize=(10, 6.6), xticklabels=1, yticklabels=1,
                           dendrogram_ratio=0.08, cbar_pos=(0.005, 0.9, 0.02, 0.09))
     grid.ax_heatmap.tick_params(labelsize=6)
+    unseen = {plain_name(bench.class_names[c]) for c in bench.unseen_classes}
+    for tick in grid.ax_heatmap.get_yticklabels():
+        tick.set_color(COLOURS[1] if tick.get_text() in unseen else "black")
     grid.figure.set_layout_engine("none")
     return _detached(grid.figure)
 
@@ -64,10 +67,10 @@ def split_bars(bench: Benchmark) -> Figure:
 
 
 def ablation_bars(table: pd.DataFrame, paper: dict[str, float]) -> Figure:
-    """H of every row at the validation and at the oracle tau, the paper's own H (other data and ViT) as a mark."""
+    """H of every row at its own and at the oracle tau, the paper's own H (other data and ViT) as a mark."""
     figure = Figure(figsize=(7.2, 0.36 * len(table) + 1.4), layout="constrained")
     ax, place = figure.subplots(), np.arange(len(table))
-    for shift, colour, column, label in ((-0.18, COLOURS[0], "H", "H, validation tau"),
+    for shift, colour, column, label in ((-0.18, COLOURS[0], "H", "H, tau chosen without test"),
                                          (0.18, COLOURS[5], "oracle H", "H, oracle tau")):
         numbers = table[column].str.split(" ± ", expand=True).astype(float)
         spread = numbers[1].fillna(0) if 1 in numbers else None
@@ -106,6 +109,15 @@ def sweep_map(study: dict[str, Any], at: dict[str, float] | None = None) -> Figu
         if at is not None:
             ax.axvline(shown(at[name]), color=COLOURS[1], lw=2)
     return figure
+
+
+def alpha_map(ax: Axes, table: pd.DataFrame) -> None:
+    """H over two alphas: rows and columns named by their index, values in percent."""
+    sns.heatmap(table, annot=True, fmt=".0f", cmap="viridis", ax=ax, cbar=False, annot_kws={"fontsize": 7}, vmin=0,
+                vmax=100)
+    ax.invert_yaxis()
+    ax.tick_params(labelsize=7)
+    ax.set_title("H (%), few images", fontsize=9)
 
 
 def tsne_scatter(ax: Axes, xy: np.ndarray, labels: np.ndarray, unseen: np.ndarray, name: str,

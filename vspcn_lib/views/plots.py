@@ -53,7 +53,7 @@ def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float],
         ax.plot(u[at], s[at], "o", color=style["color"])
         ax.plot(u[best], s[best], "*", color=style["color"], markersize=11, markeredgecolor="white")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, title_fontsize=8,
-              title="• validation tau   ★ oracle tau")
+              title="• tau chosen without test images   ★ oracle tau")
     return ax
 
 
@@ -82,10 +82,10 @@ def attention_grid(images: np.ndarray, maps: dict[str, np.ndarray], titles: Sequ
     axes[0, 0].set_title("image")
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 100) -> bytes:
     """A figure as PNG bytes, the same for the same figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 

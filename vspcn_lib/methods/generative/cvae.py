@@ -33,8 +33,8 @@ class CVAEConfig:
     """weight of the KL divergence; 1 is the evidence lower bound"""
     row_noise: float = 1.0
     """standard deviation of the noise on the rows in training, as a share of their length: a few dozen classes are else
-    learned by heart. Validation H on birdlets, linear head, one seed: 1.0 gave 28.5, 0.3 25.4, none 22.9 (before s had a
-    rate of its own)"""
+    learned by heart. Validation H on birdlets, linear head, one seed: 1.0 gave 28.5, 0.3 25.4, none 22.9 (before s
+    had a rate of its own)"""
 
     def __post_init__(self) -> None:
         for name, low, high in (("steps", 1, 10**7), ("batch_size", 2, 10**6), ("lr", 1e-8, 1.0),
