@@ -18,6 +18,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   demo                 birdlets, linear head and VSPCN: one table, three pictures
   train                select on validation classes, retrain on trainval, evaluate once
   resume RUN           finish an interrupted run with its own settings
+  generate RUN         GZSL by synthetic features of unseen classes, from a finished run
   ablate               every row of the ablation table and every baseline, several seeds: records and a table
   sweep                search settings on validation classes (Optuna); several machines can share a study
   calibrate            compare the calibrators of tau by nested validation inside trainval
@@ -107,12 +108,12 @@ def _train(a: options.Train) -> None:
           f"{result['oracle']['tau']:+.3f} (chosen on test labels: not a result)\n{a.out}")
 
 
-def _table(config: Config, result: dict[str, Any]) -> str:
+def _table(config: Config, result: dict[str, Any], more: str = "") -> str:
     from vspcn_lib.commands.demo import table
     from vspcn_lib.config import as_dict
     from vspcn_lib.studies.records import method
 
-    return table({f"{result['benchmark']}: {method({'config': as_dict(config)})}": result})
+    return table({f"{result['benchmark']}: {method({'config': as_dict(config)})}{more}": result})
 
 
 def _evaluate(a: options.Evaluate) -> None:
@@ -147,7 +148,28 @@ def _resume(a: options.Resume) -> None:
     from vspcn_lib.train import run
 
     config = RunFolder(a.run).config()
+    if (a.run / "generate.json").exists():
+        from vspcn_lib.studies.generate import again
+
+        _show_generated(config, again(a.run), a.run)
+        return
     print("\n" + _table(config, run(config, a.run, resume=True)))
+
+
+def _generate(a: options.Generate) -> None:
+    from vspcn_lib.runs.folder import RunFolder
+    from vspcn_lib.studies.generate import generate
+
+    out = a.out or a.run.with_name(f"{a.run.name}-{a.config.generator}")
+    _show_generated(RunFolder(a.run).config(), generate(a.run, out, a.config, a.resume, a.features), out)
+
+
+def _show_generated(config: Config, result: dict[str, Any], out: Path) -> None:
+    print("\n" + _table(config, result, f" + {result['generator']}"))
+    print("{samples} synthetic features a class, tau {tau:+.3f}; ".format(**result)
+          + "with a tau of {tau:+.3f}, chosen on validation too, U {U:.1f}  S {S:.1f}  H {H:.1f}".format(
+              **result["with_tau"]))
+    print(*(f"warning: {warning}" for warning in result["warnings"]), out, sep="\n")
 
 
 def _ablate(a: options.Ablate) -> int:
@@ -230,8 +252,8 @@ def _figures(a: options.Figures) -> None:
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
 COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _predict, "data": _data, "bench": _bench,
-            "resume": _resume, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate, "record": _record,
-            "exhibit": _exhibit, "figures": _figures, "table": _table_of}
+            "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate,
+            "record": _record, "exhibit": _exhibit, "figures": _figures, "table": _table_of}
 
 
 def main(argv: list[str] | None = None) -> int:

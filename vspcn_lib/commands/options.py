@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from vspcn_lib.config import Config
+from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.studies.rows import ROWS
 
 RunArgument = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -74,6 +75,21 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Generate:
+    """Train a generator on a finished run's features; classify real seen and synthetic unseen ones, evaluate once."""
+
+    run: RunArgument
+    """folder of a finished run"""
+    config: Annotated[GenerateConfig, tyro.conf.arg(name="")] = field(default_factory=GenerateConfig)
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """run folder; default: RUN-GENERATOR, beside RUN"""
+    features: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """where features of retrained models are kept for the next generator; default: beside the run folder"""
+    resume: bool = False
+    """continue the run in --out"""
+
+
+@dataclass(frozen=True)
 class Ablate:
     """The ablation table: every row and baseline under one protocol; finished runs are skipped."""
 
@@ -81,7 +97,8 @@ class Ablate:
     preset: str = "birdlets"
     """settings that the rows change"""
     rows: tuple[str, ...] = tuple(ROWS)
-    """rows to run, in this order; peers: the five rows of PSVMA, ZSLViT and MSDN"""
+    """rows to run, in this order; peers: the five rows of PSVMA, ZSLViT and MSDN; also the generated ones: "VSPCN +
+    CE-GZSL", "VSPCN + VAE", "VSPCN + flow", and the same on "ViT only" """
     seeds: int = 3
     """seeds 0 .. N-1"""
     fast: bool = False

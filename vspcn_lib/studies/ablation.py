@@ -7,13 +7,13 @@ from pathlib import Path
 
 from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
 from vspcn_lib.encoders.architectures import inspect
+from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.studies.records import anywhere, config_of, markdown, read_records
-from vspcn_lib.studies.rows import ROWS, named, row
+from vspcn_lib.studies.rows import GENERATED, ROWS, named, row
 from vspcn_lib.studies.runner import Data, Job, execute
 from vspcn_lib.studies.tables import ablation_table, caption
 
 FAST = {"data": {"images_per_class": 4}, "train": {"epochs": 1}}
-_ANY = 224  # an image side that the patches of 8, 14, 16 and 32 px all divide
 
 
 def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: Path, fast: bool = False,
@@ -32,7 +32,13 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
     def setting(name: str, seed: int) -> Config:
         return update(row(base, name, seed), changes)
 
-    jobs = [Job(name, setting(name, seed)) for seed in range(seeds) for name in rows]
+    def generation(name: str) -> tuple[str, GenerateConfig] | tuple[()]:
+        if name not in GENERATED:
+            return ()
+        start, settings = GENERATED[name]
+        return start, settings.steps(5) if fast else settings
+
+    jobs = [Job(name, setting(name, seed), *generation(name)) for seed in range(seeds) for name in rows]
     before = read_records(records)
     for job in jobs:
         if job.name in before and config_of(before[job.name]).data != anywhere(job.config).data:
@@ -46,7 +52,8 @@ def ablate(base: Config, rows: Sequence[str], seeds: int, runs: Path, records: P
     failed = execute(jobs, runs, records, any_code, processes=processes or 2 * fast)
     made = {job.name for job in jobs}
     found = {name: record for name, record in read_records(records).items()
-             if name not in failed and record.get("row") in ROWS
+             if name not in failed and record.get("row") in (*ROWS, *GENERATED)
+             and record.get("generate") == next((s.kept() for s in generation(record["row"])[1:]), None)
              and as_dict(config_of(record)) == as_dict(
                  anywhere(setting(record["row"], record["config"]["train"]["seed"])))}
     print("\n" + ablation_table({name: found[name] for name in found if name in made}).to_string(index=False))

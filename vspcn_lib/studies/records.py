@@ -33,12 +33,13 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
         raise RunError(f"{run} has no result.json: finish the run with --resume")
     if "inputs" not in result and (inputs := folder.read_json("inputs.json")):  # a run of an older version
         result = {**result, "inputs": inputs}
-    saved = folder.scores()
+    saved, made = folder.scores(), folder.read_json("generate.json")
     sweep = metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
     accuracy = metrics.class_accuracies(saved["scores"], saved["labels"], saved["unseen"], float(saved["tau"]))
     record = {**more, "config": as_dict(folder.config()), "result": result,
               "selection": folder.read_json("selection.json"),
               "sweep": {c: [round(v, 4) for v in sweep[c]] for c in ("tau", "U", "S")},
+              **({"generate": made["settings"]} if made else {}),
               "classes": {"accuracy": [None if np.isnan(a) else round(a, 3) for a in accuracy],
                           "unseen": saved["unseen"].tolist()}}
     with replacing(target) as partial:
@@ -80,6 +81,7 @@ def method(record: dict[str, Any]) -> str:
             name += ", cls readout"
     name += ", unseen attributes in the loss" if reads_unseen(record) else ""
     thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
+    name += f" + {record['generate']['generator']}" if "generate" in record else ""
     half = ", bf16" if config["train"]["precision"] == "bf16" else ""
     return f"{name}, {data['size']} px{thinned}{half}"
 
@@ -103,6 +105,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
         r = record["result"]
         config = as_dict(config_of(record))
         settings = {f"{g}.{k}": v for g in config for k, v in config[g].items() if k != "seed"} | data_of(record)
+        settings |= {f"generate.{k}": str(v) for k, v in record.get("generate", {}).items()}
         rows.append({"benchmark": r["benchmark"], "method": method(record), "settings": settings,
                      **{k: r[k] for k in ("U", "S", "H", "CZSL")}, "oracle H": r["oracle"]["H"],
                      "gap": r["oracle"]["H"] - r["H"], "AUSUC": r["AUSUC"], "trainable": r["parameters"]["trainable"],

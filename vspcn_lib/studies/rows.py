@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vspcn_lib.config import Config, ConfigError, nearest, update
+from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.studies.presets import LINEAR
 
 _NO_SEMANTIC = {"semantic_prompts": 0, "readout": "cls"}
@@ -49,11 +50,22 @@ def named(rows: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for given in rows for name in GROUPS.get(given, (given,)))
 
 
+# the generative partner: the finished run of a row, the generator of unseen features that starts from it
+GENERATED: dict[str, tuple[str, GenerateConfig]] = {
+    f"{name} + {title}": (start, GenerateConfig(generator=generator))
+    for name, start in (("ViT only", "ViT only"), ("VSPCN", "full"))
+    for title, generator in (("CE-GZSL", "cegzsl"), ("VAE", "vae"), ("flow", "flow"))}
+
+
 def row(base: Config, name: str, seed: int = 0) -> Config:
     """The config of one row of the ablation table: `base` with the row's changes and the seed.
 
+    That of a `GENERATED` row is the config of the run it starts from.
+
     Raises `ConfigError` for an unknown row, with the nearest known one.
     """
-    if name not in ROWS:
-        raise ConfigError(f"unknown row '{name}': did you mean '{nearest(name, ROWS)}'? known: {', '.join(ROWS)}")
+    known = [*ROWS, *GENERATED]
+    if name not in known:
+        raise ConfigError(f"unknown row '{name}': did you mean '{nearest(name, known)}'? known: {', '.join(known)}")
+    name = GENERATED[name][0] if name in GENERATED else name
     return update(base, {**ROWS[name], "train": {**ROWS[name].get("train", {}), "seed": seed}})

@@ -19,12 +19,15 @@ import torch
 from tqdm.auto import tqdm
 
 from vspcn_lib.config import Config, ConfigError, as_dict
+from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.identity import differences, look_up, of_result, unchecked
 from vspcn_lib.studies.code import code_version
+from vspcn_lib.studies.generate import generate
 from vspcn_lib.studies.records import anywhere, config_of, read_record, write_record
 from vspcn_lib.system.environment import cores
+from vspcn_lib.system.files import exclusive
 from vspcn_lib.train import run
 
 # A server that has imported torch and timm once forks the processes: they start in no time, and a killed one
@@ -41,6 +44,10 @@ class Job:
 
     row: str
     config: Config
+    start: str = ""
+    """the row whose finished run is read, where features are generated from it"""
+    generate: GenerateConfig | None = None
+    """the settings of that"""
 
     @property
     def name(self) -> str:
@@ -52,6 +59,8 @@ class Job:
         """What the run's numbers depend on, as 12 hex digits: its config and the code."""
         own = method(self.config).__module__.removeprefix("vspcn_lib.").replace(".", "/")
         text = json.dumps(as_dict(anywhere(self.config)), sort_keys=True) + code_version("train", own)
+        if self.generate:
+            text += json.dumps(self.generate.kept(), sort_keys=True) + code_version("studies/generate", own)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -91,7 +100,8 @@ def finished(job: Job, records: Path, any_code: bool = False, data: Data | None 
         return False
     record = read_record(file)
     (data or Data()).check(file, job.config, record)
-    return record.get("key") == job.key or (any_code and as_dict(config_of(record)) == as_dict(anywhere(job.config)))
+    return record.get("key") == job.key or (any_code and as_dict(config_of(record)) == as_dict(anywhere(job.config))
+                                            and record.get("generate") == (job.generate and job.generate.kept()))
 
 
 def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = False,
@@ -147,6 +157,10 @@ def _one(job: Job, key: str, out: Path, records: Path, slots: Queue[int], place:
     try:
         RunFolder.create(out, job.config, resume=(out / "config.json").exists())
         process = CONTEXT.Process(target=finish, args=(out, slot, place))
+        if job.generate:
+            start = Job(job.start, job.config)
+            read = out.parent / f"{start.name}-{start.key}", job.config, job.generate
+            process = CONTEXT.Process(target=finish_generated, args=(out, slot, place, *read))
         process.start()
         process.join()
         if process.exitcode:
@@ -162,6 +176,22 @@ def _one(job: Job, key: str, out: Path, records: Path, slots: Queue[int], place:
 
 def finish(out: Path, slot: int, place: dict[str, Any]) -> None:
     """What the process of a job does: finish the run in `out` on its GPU or its threads, all it prints in log.txt."""
+    take_place(out, slot, place)
+    with exclusive(out.with_name(f"{out.name}.lock"), wait=True):  # a job that reads this run may be finishing it
+        run(RunFolder(out).config(), out, resume=True)
+
+
+def finish_generated(out: Path, slot: int, place: dict[str, Any], start: Path, config: Config,
+                     settings: GenerateConfig) -> None:
+    """`finish` for a job that generates features: first the run `start` that it reads, where that is not finished."""
+    take_place(out, slot, place)
+    with exclusive(start.with_name(f"{start.name}.lock"), wait=True):
+        run(config, start, resume=(start / "config.json").exists())
+    generate(start, out, settings, resume=True)
+
+
+def take_place(out: Path, slot: int, place: dict[str, Any]) -> None:
+    """Have this process print into log.txt of `out`, and use its GPU or its threads."""
     log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -172,4 +202,3 @@ def finish(out: Path, slot: int, place: dict[str, Any]) -> None:
         usable = usable if len(usable) >= place["gpus"] and usable[0] else [str(i) for i in range(place["gpus"])]
         os.environ["CUDA_VISIBLE_DEVICES"] = usable[slot % place["gpus"]]
     torch.set_num_threads(place["threads"])
-    run(RunFolder(out).config(), out, resume=True)

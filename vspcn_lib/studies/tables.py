@@ -9,7 +9,7 @@ import pandas as pd
 
 from vspcn_lib.metrics import MetricsError, harmonic
 from vspcn_lib.studies.records import reads_unseen
-from vspcn_lib.studies.rows import ROWS
+from vspcn_lib.studies.rows import GENERATED, ROWS
 from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
@@ -70,7 +70,8 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     `U`, `S`, `H` at the run's own tau, `oracle H` at the tau of the best test H, `gap` between the two, `validation H`
     by which settings are chosen, mean ± std over seeds, and its mean spread over class folds where there are several;
     a mark behind rows whose loss reads unseen attributes;
-    `H - reference` with its paired 95 % interval, of the seeds that both rows have; the paper's own H on its own data.
+    `H - reference` with its paired 95 % interval, of the seeds that both rows have, and for generated rows the same
+    against the run that each starts from, read out by its tau; the paper's own H on its own data.
     A run recorded twice counts once. Raises `RunError` for records of different data.
     """
     records = distinct(records, by_row=True)[0]
@@ -78,7 +79,7 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     runs = tidy(records)
     if runs.empty:
         return runs
-    by_row = {row: [r for r in records.values() if r["row"] == row] for row in ROWS}
+    by_row = {row: [r for r in records.values() if r["row"] == row] for row in (*ROWS, *GENERATED)}
     rows = []
     for row, found in by_row.items():
         if not found:
@@ -92,16 +93,18 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
         if of["fold std"].notna().any():
             cells["validation H"] += f" (folds ± {of['fold std'].mean():.1f})"
         cells["tau by"] = ", ".join(sorted(set(of["tau by"])))
-        cells[f"H - {reference}"] = ""
-        pairs = [(r, q) for r in found for q in by_row.get(reference, ()) if r["result"]["seed"] == q["result"]["seed"]]
-        if row != reference and pairs:  # of the seeds that both have
-            difference, low, high = paired_bootstrap(*map(list, zip(*pairs, strict=True)))
-            cells[f"H - {reference}"] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        for title, other in {f"H - {reference}": reference, "H - its start": GENERATED.get(row, [""])[0]}.items():
+            cells[title] = ""
+            pairs = [(r, q) for r in found for q in by_row.get(other, ()) if r["result"]["seed"] == q["result"]["seed"]]
+            if row != other and pairs:  # of the seeds that both have
+                difference, low, high = paired_bootstrap(*map(list, zip(*pairs, strict=True)))
+                cells[title] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
         cells |= {"paper H": f"{PAPER_H[row]:.1f}" if row in PAPER_H else "", "seeds": str(len(of)),
                   "trainable": f"{of['trainable'].iloc[0]:,}", "total": f"{of['total'].iloc[0]:,}",
                   "seconds": f"{of['seconds'].mean():.0f}", "GiB": f"{of['GiB'].max():.1f}"}
         rows.append(cells)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if table["H - its start"].any() else table.drop(columns="H - its start")
 
 
 _SPECIAL = {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",

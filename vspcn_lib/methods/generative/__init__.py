@@ -1,0 +1,1 @@
+"""Generators of unseen-class features, the scaling of their training data, and classifiers of what they give."""
