@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from world import make_config, make_folder, make_vit
 
 from vspcn_lib.commands.cli import _parse, main
-from vspcn_lib.config import Config, ConfigError, update
+from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.methods.generative.features import GenerativeError
 from vspcn_lib.methods.generative.registry import GENERATORS, GenerateConfig, read_settings
 from vspcn_lib.metrics import gzsl_metrics
@@ -308,7 +308,8 @@ def test_generated_rows_start_from_the_finished_run_of_a_row_and_seed(tmp_path, 
     runner.finish_generated(tmp_path / "x", 0, {}, tmp_path / f"{start.name}-{start.key}", job.config, job.generate)
     assert called == [("run", f"full-seed1-{asked[7].key}", False), ("generate", f"full-seed1-{asked[7].key}")]
     (tmp_path / "records").mkdir(exist_ok=True)
-    record = {"key": "old", "config": {}, "generate": job.generate.kept()}
+    record = {"key": "old", "config": as_dict(Config()), "result": {}, "generate": job.generate.kept()}
+    monkeypatch.setattr(runner.Data, "check", lambda *_: None)
     job = replace(job, config=Config())
     (tmp_path / "records" / f"{job.name}.json").write_text(json.dumps(record))
     assert not finished(job, tmp_path / "records") and finished(job, tmp_path / "records", any_code=True)
