@@ -164,8 +164,8 @@ def test_paired_bootstrap_is_paired_and_its_estimate_is_the_plain_difference():
     assert list(table["row"]) == ["ViT only", "full"] and table["paper H"].tolist() == ["59.3", "75.7"]
     row = table.set_index("row").loc["full"]  # two seeds, 10 apart: a sample deviation of 7.1
     assert row.drop("H - full").to_dict() == {
-        "U": "6.0 ± 7.1", "S": "7.0 ± 7.1", "H": "8.0 ± 7.1", "oracle H": "10.0 ± 7.1", "validation H": "11.0 ± 7.1",
-        "CZSL": "9.0 ± 7.1",
+        "U": "6.0 ± 7.1", "S": "7.0 ± 7.1", "H": "8.0 ± 7.1", "oracle H": "10.0 ± 7.1", "gap": "2.0 ± 0.0",
+        "validation H": "11.0 ± 7.1", "CZSL": "9.0 ± 7.1", "tau by": "raw",
         "AUSUC": "0.150 ± 0.071", "paper H": "75.7", "seeds": "2", "trainable": "9", "total": "10", "seconds": "12",
         "GiB": "18.0"}
     lower = [_record(rng, "ViT only", 0, -15)]

@@ -245,7 +245,7 @@ def _figures(a: options.Figures) -> None:
     table, said = summary(found), remarks(found)
     print(table.to_string(index=False), *said, sep="\n")
     a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "results.md").write_text(markdown(table), encoding="utf-8")
+    (a.out / "results.md").write_text(markdown(table) + "".join(f"\n{line}.\n" for line in said), encoding="utf-8")
     for path in [*draw_figures(a.records, a.out), *fill_tables(a.out.parent)]:
         print(path)
 
