@@ -551,7 +551,6 @@ def vectors(root: Path) -> Iterator[Case]:
     made = {
         "empty.txt": b"",
         "header.txt": b"2 3\n",
-        "no-header.txt": b"red 1 2 3\n",
         "short.txt": b"2 3\nred 1 2\n",
         "words.txt": b"2 3\nred a b c\ncrown d e f\n",
         "negative.txt": b"-2 3\nred 1 2 3\n",
@@ -587,6 +586,9 @@ def vectors(root: Path) -> Iterator[Case]:
         path = root / name
         path.write_bytes(data)
         yield name, lambda path=path: attribute_vectors(["crown_red"], str(path))
+    (root / "no-header.txt").write_bytes(b"red 1 2 3\n")  # GloVe's own format
+    yield "no header", lambda: attribute_vectors(["crown_red"], str(root / "no-header.txt")), lambda found: (
+        found.values.tolist() == [[1, 2, 3]] and "'crown' of 'crown_red'" in found.notes[0])
     for name in ("glove-5", "", "/nowhere.txt", "minilm2", str(root), "glove-50 "):
         yield f"source {name[-20:]!r}", lambda name=name: attribute_vectors(["crown_red"], name)
     for name in ("", "___", "(all)", "has_", "::", "☃", "xqzv_wvut", "\0", "-" * 5000):

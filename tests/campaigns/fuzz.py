@@ -29,7 +29,7 @@ else:
 with instrumented:
     from world import make_folder
 
-    from vspcn_lib.config import Config, as_dict, update
+    from vspcn_lib.config import Config, as_dict, read_config, update
     from vspcn_lib.data.benchmarks import load_benchmark
     from vspcn_lib.data.images import decode
     from vspcn_lib.encoders.phrases import attribute_phrase
@@ -69,7 +69,7 @@ def config_tree(data: bytes) -> None:
         with contextlib.suppress(ValueError, RecursionError):
             tree.setdefault(group, {})[key] = json.loads(value)
     config = update(Config(), tree)
-    assert update(Config(), json.loads(json.dumps(as_dict(config)))) == config
+    assert as_dict(read_config(json.loads(json.dumps(as_dict(config))))) == as_dict(config)
 
 
 def archive(data: bytes) -> None:

@@ -36,7 +36,7 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
     saved, made = folder.scores(), folder.read_json("generate.json")
     sweep = metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
     accuracy = metrics.class_accuracies(saved["scores"], saved["labels"], saved["unseen"], float(saved["tau"]))
-    record = {**more, "config": as_dict(folder.config()), "result": result,
+    record = {**more, "config": as_dict(anywhere(folder.config())), "result": result,
               "selection": folder.read_json("selection.json"),
               "sweep": {c: [round(v, 4) for v in sweep[c]] for c in ("tau", "U", "S")},
               **({"generate": made["settings"]} if made else {}),

@@ -72,11 +72,20 @@ def fill_tables(root: Path) -> list[Path]:
 
 def _splits(benchmark: str, found: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
     """The data that records of a benchmark are of, each by its split, photos and class attributes."""
-    return sorted({_data(r) for r in found.values() if r["result"]["benchmark"] == benchmark})
+    return sorted({_data(r, found) for r in found.values() if r["result"]["benchmark"] == benchmark})
 
 
-def _data(record: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sameness.data_of(record)[kind] for kind in sameness.DATA)
+def _data(record: dict[str, Any], found: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Split, photos and class attributes; what an older record does not know is taken to be what all others of its
+    benchmark and split have, where they agree (`sameness.remarks` says that it is unchecked)."""
+    known = sameness.data_of(record)
+    alike = [d for r in found.values() if r["result"]["benchmark"] == record["result"]["benchmark"]
+             and (d := sameness.data_of(r))["split"] == known["split"]]
+    for kind in sameness.DATA:
+        others = {d[kind] for d in alike} - {"unchecked"}
+        if known[kind] == "unchecked" and len(others) == 1:
+            known[kind] = others.pop()
+    return tuple(known[kind] for kind in sameness.DATA)
 
 
 def _seen_unseen(benchmark: str, data: tuple[str, ...], found: dict[str, dict[str, Any]], target: Path) -> Path:
@@ -86,7 +95,7 @@ def _seen_unseen(benchmark: str, data: tuple[str, ...], found: dict[str, dict[st
     curves, chosen, sources = {}, {}, {}
     for file, record in found.items():
         name = method(record)
-        if record["result"]["benchmark"] == benchmark and _data(record) == data and name not in curves:
+        if record["result"]["benchmark"] == benchmark and _data(record, found) == data and name not in curves:
             sweep = pd.DataFrame(record["sweep"])
             sweep["H"] = metrics.harmonic(sweep["U"].to_numpy(), sweep["S"].to_numpy())
             curves[name], chosen[name] = sweep, record["result"]["tau"]
