@@ -114,7 +114,7 @@ class Errors:
         ax, top = right.subplots(), result["pairs"].head(10)
         ax.barh(range(len(top)), top["images"], color=[plots.COLOURS[int(s == "unseen")] for s in top["its side"]])
         ax.set(yticks=range(len(top)), xlabel="images")
-        ax.set_title("most confused (orange: unseen)", fontsize=9)
+        ax.set_title("most confused (orange: unseen)", fontsize=9, loc="right")
         ax.set_yticklabels([f"{a} → {b}" for a, b in zip(top["true class"], top["taken for"], strict=True)], fontsize=6)
         ax.invert_yaxis()
         return figure

@@ -56,7 +56,9 @@ def remarks(records: dict[str, dict[str, Any]], by_row: bool = False) -> list[st
     old = {name: missing for name, r in kept.items() if (missing := unchecked(of_result(r["result"])))}
     if old:
         kinds = [kind for kind in KINDS if any(kind in missing for missing in old.values())]
-        which = f"all {len(old)} records" if len(old) == len(kept) else f"{len(old)} records ({', '.join(old)})"
+        rest = [] if len(old) < 4 else [f"{len(old) - 2} more"]
+        named = ", ".join([*list(old)[:2 if rest else 3], *rest])
+        which = f"all {len(old)} records" if len(old) == len(kept) else f"{len(old)} of {len(kept)} records ({named})"
         said.append(f"unchecked: whether {which} are of the same {', '.join(kinds)}; they are older than those "
                     "checksums")
     return said
