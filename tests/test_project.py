@@ -137,6 +137,7 @@ def test_importing_the_package_loads_nothing():
     heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert heavy.stdout.strip() == "[]"
     assert vspcn_lib.gzsl_metrics is metrics.gzsl_metrics
+    assert all(getattr(vspcn_lib, name) is not None for name in vspcn_lib.__all__)
     with pytest.raises(AttributeError, match="its public names are preset"):
         vspcn_lib.presett  # noqa: B018
 
@@ -161,6 +162,8 @@ def test_committed_notebooks_are_run_in_order_small_and_without_widget_state():
         first, last = notebook["cells"][0], notebook["cells"][-1]
         assert "?" in "".join(first["source"]).splitlines()[0] or path.name[:2] in ("09", "10"), path.name
         assert "**Verdict.**" in "".join(last["source"]), path.name
+        ours = [line for c in cells for line in "".join(c["source"]).splitlines() if "vspcn_lib import" in line]
+        assert len(ours) <= 2 and "from vspcn_lib." not in text, f"{path.name}: import from vspcn_lib itself, once"
         for cell in cells:  # thin: no code of the library's is written a second time
             for node in ast.walk(ast.parse("".join(cell["source"]).replace("\n%", "\n#"))):
                 assert not isinstance(node, ast.ClassDef | ast.FunctionDef), path.name

@@ -10,12 +10,25 @@ from importlib import import_module
 # Threads that wait must not spin: on a shared machine that made panels eight times slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_HOME = {"preset": "studies.presets", "load_benchmark": "data.benchmarks", "VSPCN": "model", "run": "train",
-         "load_trained": "views.trained", "gzsl_metrics": "metrics", "tau_sweep": "metrics", "ausuc": "metrics"}
+_ROOMS = {
+    "studies.presets": "preset", "data.benchmarks": "load_benchmark", "model": "VSPCN", "train": "run",
+    "views.trained": "load_trained", "metrics": "gzsl_metrics tau_sweep ausuc", "config": "DataConfig update",
+    "runs.identity": "open_benchmark", "runs.evaluation": "LeakError guard", "runs.folder": "RunFolder",
+    "encoders.phrases": "attribute_phrase", "encoders.semantics": "load_vectors", "commands.predict": "predict",
+    "studies.records": "read_records read_scores summary", "studies.rows": "ROWS",
+    "studies.tables": "PAPER_H ablation_table latex paired_bootstrap", "views": "gallery",
+    "views.calibration": "read_story", "views.curves": "draw_curves read_curves", "views.figures": "draw_figures",
+    "views.gallery": "plain_name", "panels.attention": "attention_panel", "panels.calibration": "landing_panel",
+    "panels.chooser": "Chooser comparable compare_panel overlay_panel", "panels.errors": "error_panel",
+    "panels.features": "fusion_panel tsne_panel", "panels.fields": "Slider", "panels.records": "sweep_panel",
+    "panels.trained": "alpha_panel", "panels.training": "RetrainPanel TrainingPanel demo_run finished",
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"vspcn_lib has no {name}: its public names are {', '.join(_HOME)}")
-    return getattr(import_module(f"vspcn_lib.{_HOME[name]}"), name)
+    room = import_module(f"vspcn_lib.{_HOME[name]}")
+    return getattr(room, name) if hasattr(room, name) else import_module(f"{room.__name__}.{name}")
