@@ -242,6 +242,10 @@ def test_axes_that_cannot_be_swept_are_errors_at_once(axis, words):
         parse_axis(axis)
 
 
+def test_a_list_of_names_may_hold_colons():
+    assert parse_axis("model.backbone=packaged:vit-s14,test_vit@w.pt")[2] == ["packaged:vit-s14", "test_vit@w.pt"]
+
+
 def test_a_grid_is_run_once_and_a_study_continues_after_an_interrupt(tiny_folder, tiny_vit, tmp_path, monkeypatch):
     base = _tiny(tiny_folder)
     work = Workspace.open(base, tiny_vit)

@@ -81,7 +81,7 @@ def parse_axis(text: str, base: Config | None = None) -> Axis:
         update(base, {group: {key: found}})  # out of range is an error here, not after an hour
         return found
 
-    if ":" not in values:
+    if ":" not in values or kind is str:  # a name may hold a colon: packaged:vit-s14
         listed = [value(word) for word in values.split(",")]
         if twice := [v for i, v in enumerate(listed) if v in listed[:i]]:
             raise ConfigError(f"{name}: {twice[0]} is listed twice, and each point of a search is tried once: name it "
