@@ -145,8 +145,8 @@ def test_a_run_is_chosen_and_a_table_exported(page, lab):
     _eventually(page, lambda: "demo/birdlets" in _numbers(page), 60)
     saved = ROOT / "outputs" / "saved"
     known = set(saved.glob("*.csv")) if saved.exists() else set()
-    page.locator("select:has(option:text('table, CSV'))").last.select_option("table, CSV")
-    page.locator("button:has-text('Save')").last.click()
+    page.locator("select:has(option:text('table, CSV'))").first.select_option("table, CSV")
+    page.locator("button:has-text('Save')").first.click()
     path = next(iter(_eventually(page, lambda: set(saved.glob("*.csv")) - known)))
     rows = path.read_text().splitlines()
     assert rows[0].startswith("class,side,test images") and len(rows) == 41

@@ -10,13 +10,12 @@ from world import make_config, make_vit
 from vspcn_lib.commands.predict import predict
 from vspcn_lib.config import ConfigError
 from vspcn_lib.data.splits import BenchmarkError
-from vspcn_lib.runs import launcher
+from vspcn_lib.runs import launcher, trained
 from vspcn_lib.runs.counts import check_counts
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.identity import KINDS, differences, of_result, unchecked
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import run
-from vspcn_lib.views import trained
 
 LINEAR = {"visual_prompts": 0, "semantic_prompts": 0}
 

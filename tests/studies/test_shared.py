@@ -20,7 +20,8 @@ import sys, time
 from pathlib import Path
 import optuna
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-from vspcn_lib.studies.shared import NotTaken, Numbered, busy, connect, decide, left, open_study, sign, take_up
+from vspcn_lib.studies.shared import NotTaken, Numbered, busy, connect, decide, left, one_trial, open_study, sign
+from vspcn_lib.studies.shared import take_up
 url, total, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 found = open_study("s", connect(url, 60), Numbered(0), "{}", [])
 
@@ -37,7 +38,7 @@ def objective(trial):
 while True:
     take_up(found, 60)
     if left(found, total) > 0:
-        found.optimize(objective, n_trials=1, catch=(NotTaken,))
+        one_trial(found, objective, catch=(NotTaken,))
     elif busy(found):
         time.sleep(0.1)
     else:

@@ -10,7 +10,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -119,6 +119,18 @@ def _points(axes: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
     if not 0 < np.prod([float(len(v)) for v in values]) <= LISTED:
         return []
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*values)]
+
+
+def one_trial(study: optuna.Study, objective: Callable[[Trial], float], **more: Any) -> None:
+    """`study.optimize` for one trial. SQLite cannot lock a row, so now and then two workers are given the same waiting
+    trial; whoever ends second finds it told, and goes on."""
+    try:
+        study.optimize(objective, n_trials=1, **more)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        pass
+    except ValueError as error:
+        if not str(error).startswith("Cannot tell a"):
+            raise
 
 
 def take_up(study: optuna.Study, heartbeat: int, own: int = -1) -> None:

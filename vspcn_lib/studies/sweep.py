@@ -27,7 +27,19 @@ from vspcn_lib.runs.folder import RunFolder, replacing
 from vspcn_lib.runs.identity import differences
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.sameness import anywhere
-from vspcn_lib.studies.shared import FAILED, NotTaken, Numbered, busy, connect, decide, left, open_study, sign, take_up
+from vspcn_lib.studies.shared import (
+    FAILED,
+    NotTaken,
+    Numbered,
+    busy,
+    connect,
+    decide,
+    left,
+    one_trial,
+    open_study,
+    sign,
+    take_up,
+)
 from vspcn_lib.system.environment import environment
 from vspcn_lib.train import select
 
@@ -169,7 +181,7 @@ def sweep(base: Config, axes: list[str], study: str, storage: str, runs: Path, r
         while True:
             take_up(found, heartbeat)
             if left(found, total) > 0:
-                found.optimize(objective, n_trials=1, callbacks=[keep], catch=(NotTaken, *POINT_ERRORS))
+                one_trial(found, objective, callbacks=[keep], catch=(NotTaken, *POINT_ERRORS))
             elif busy(found):  # whoever is still at a trial may die with it
                 time.sleep(min(2.0, heartbeat / 2))
             else:
