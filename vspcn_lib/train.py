@@ -83,9 +83,6 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     optimiser = model.optimiser(c.train)
     total, history, first, skip = c.train.epochs * len(batches), [], 0, 0
     sizes = [len(rows) for rows in epoch_rows(batches.order, len(indices), c.train.batch_size, c.train.seed, 0)]
-    if max(sizes, default=0) < 2:
-        raise RunError(f"{phase}: no batch holds two images ({len(indices)} to train on), and one has no batch "
-                       "statistics: raise train.batch_size, or add images")
     if 1 in sizes:
         work.say(f"{phase}: {sizes.count(1)} of {len(sizes)} batches hold one image, which has no batch statistics: it "
                  "is left out, another one in each epoch")
