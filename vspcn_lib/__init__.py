@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _ROOMS = {
     "studies.presets": "preset", "data.benchmarks": "load_benchmark", "model": "VSPCN", "train": "run",
-    "views.trained": "load_trained", "metrics": "gzsl_metrics tau_sweep ausuc", "config": "DataConfig update",
+    "runs.trained": "load_trained", "metrics": "gzsl_metrics tau_sweep ausuc", "config": "DataConfig update",
     "runs.identity": "open_benchmark", "runs.evaluation": "LeakError guard", "runs.folder": "RunFolder",
     "encoders.phrases": "attribute_phrase", "encoders.semantics": "load_vectors", "commands.predict": "predict",
     "studies.records": "read_records read_scores summary", "studies.rows": "ROWS",

@@ -16,9 +16,9 @@ from vspcn_lib.config import Config, ConfigError, update
 from vspcn_lib.encoders.weights import BackboneError
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunError, RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import Interrupted, run
-from vspcn_lib.views.trained import load_trained
 
 BASE = {"data": {"size": 32}, "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3},
         "train": {"epochs": 2, "batch_size": 4}}

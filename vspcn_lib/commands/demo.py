@@ -11,10 +11,11 @@ from vspcn_lib import metrics
 from vspcn_lib.data.benchmarks import birdlets_folder
 from vspcn_lib.data.birdlets import contact_sheet
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.studies.presets import preset
 from vspcn_lib.train import run
 from vspcn_lib.views import gallery, plots
-from vspcn_lib.views.trained import load_trained, unseen_attention
+from vspcn_lib.views.trained import unseen_attention
 
 COLUMNS = ("method", "U", "S", "H", "oracle H", "CZSL", "AUSUC", "trainable", "seconds")
 

@@ -11,7 +11,7 @@ import torch
 from vspcn_lib.config import check_range
 from vspcn_lib.data.images import ImageError, decode
 from vspcn_lib.runs.folder import RunFolder
-from vspcn_lib.views.trained import load_alone
+from vspcn_lib.runs.trained import load_alone
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from vspcn_lib.panels.fields import Choice, Slider
 from vspcn_lib.panels.keeping import named
 from vspcn_lib.panels.pictures import AttentionView
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots
 from vspcn_lib.views.capture import attention_maps, vit_attention
-from vspcn_lib.views.trained import load_trained
 
 
 @dataclass(frozen=True)

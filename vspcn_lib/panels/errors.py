@@ -22,9 +22,9 @@ from vspcn_lib.panels.live.base import atlas
 from vspcn_lib.panels.live.thumbs import Thumbs
 from vspcn_lib.runs.evaluation import forward
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots
-from vspcn_lib.views.trained import load_trained
 
 KINDS = ("all", "unseen taken for seen", "unseen taken for unseen", "seen taken for seen", "seen taken for unseen")
 

@@ -19,12 +19,12 @@ from vspcn_lib.panels.fields import Choice, Slider, field_help
 from vspcn_lib.panels.keeping import named
 from vspcn_lib.panels.pictures import FusionView, LayoutView
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.capture import attention_maps
 from vspcn_lib.views.embeddings import cls_embeddings, separation, tsne_layout
 from vspcn_lib.views.found import Found
-from vspcn_lib.views.trained import load_trained
 
 
 # ---- strong fusion, taken apart ---

@@ -21,10 +21,10 @@ from vspcn_lib.panels.curves import AlphaView
 from vspcn_lib.panels.fields import Slider, field_help
 from vspcn_lib.panels.keeping import named
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.probe import Probe
-from vspcn_lib.views.trained import load_trained
 
 
 # ---- alpha ---

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from vspcn_lib.runs.evaluation import forward
 from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.views.trained import load_trained
 
 
 def class_separation(x: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.studies.records import provenance
 from vspcn_lib.views.curves import read_curves
 from vspcn_lib.views.embeddings import cls_embeddings, separation, tsne_layout
 from vspcn_lib.views.plots import plain_name
-from vspcn_lib.views.trained import load_trained, unseen_attention
+from vspcn_lib.views.trained import unseen_attention
 
 
 def write_exhibit(runs: dict[str, Path], target: Path, perplexity: int = 30) -> Path:

@@ -6,8 +6,6 @@ import numpy as np
 import torch
 
 from vspcn_lib.model import VSPCN
-from vspcn_lib.runs.trained import load_alone as load_alone  # where every view begins
-from vspcn_lib.runs.trained import load_trained as load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views.capture import prompt_attention
 
