@@ -137,7 +137,8 @@ class Workspace:
         plain = Batches(self.pixels, self.bench.labels, missing, 64, normalise=self.backbone.normalise,
                         device=self.accelerator.device)
         for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=self.quiet):
-            found = model.frozen(x)
+            with self.autocast():
+                found = model.frozen(x)
             if not torch.isfinite(found).all():
                 raise FeatureError("the frozen ViT gives NaN or infinite features for one of "
                                    f"{len(chosen)} images from {self.bench.image_paths[chosen[0]]} on: check the "

@@ -32,8 +32,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                      "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 3, "precision": "bf16"}},
     # Settings of cub100, whose photos are alike; not yet chosen on validation classes of their own.
     "cub100-clip": {"data": {"benchmark": "cub100", "size": 224},
-                    "model": {**_BOTH, "backbone": "packaged:clip-vit-b16"}, "loss": _RIGHT_FIRST, "train": _SHORT},
-    "awa35": {"data": {"benchmark": "awa35", "size": 224}, "model": _BOTH, "loss": _RIGHT_FIRST, "train": _SHORT},
+                    "model": {**_BOTH, "backbone": "packaged:clip-vit-b16"}, "loss": _RIGHT_FIRST,
+                    "train": {**_SHORT, "precision": "bf16"}},
+    "awa35": {"data": {"benchmark": "awa35", "size": 224}, "model": _BOTH, "loss": _RIGHT_FIRST,
+              "train": {**_SHORT, "precision": "bf16"}},
     "awa35-small": {"data": {"benchmark": "awa35", "size": 112, "images_per_class": 25}, "model": _BOTH,
                     "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 3, "precision": "bf16"}},
     "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, **_HUB},
