@@ -33,6 +33,10 @@ class AttentionMap(nn.Module):
         return logits.softmax(dim=-1)
 
 
+class PathOutput(nn.Identity):
+    """What a path hands on: a module of its own, so that a forward hook can read or replace it (`runs/paths.py`)."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What fusion reads, standardised but for LayerNorm's gain and bias: `scale` * `rows`."""
@@ -67,6 +71,7 @@ class _Projections(nn.Module):
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim)
         self.attention = AttentionMap()
+        self.output = PathOutput()
 
     def _attend(self, prompts: Tensor, context: Context, bias: Tensor | None,
                 alpha: float) -> tuple[Tensor, Context]:
@@ -75,7 +80,8 @@ class _Projections(nn.Module):
         absorbed = self.query(self.norm_query(prompts)) @ (self.key.weight * (gain / math.sqrt(self.dim)))
         mixed, rows = read(context.rows, context.scale, absorbed, bias, alpha, self.attention)
         # The weights sum to one, so LayerNorm's bias comes out as it went in.
-        return self.value(torch.addcmul(self.norm_context.bias, mixed, gain)), Context(rows, context.scale)
+        fused = self.value(torch.addcmul(self.norm_context.bias, mixed, gain))
+        return self.output(fused), Context(rows, context.scale)
 
 
 class WeakPromptFusion(_Projections):
@@ -136,8 +142,10 @@ class SemanticAdapter(_Projections):
         """`forward` up to the mean over channels, which nothing that reads a `Context` sees."""
         seen = self._seen(patches)
         values = F.linear(seen, self.value.weight - self.value.weight.mean(0), self.value.bias - self.value.bias.mean())
-        return Context(*rewrite(attributes.rows, attributes.scale, *self._keys(seen), values, self.alpha, EPS,
-                                self.attention))
+        rows, scale = rewrite(attributes.rows, attributes.scale, *self._keys(seen), values, self.alpha, EPS,
+                              self.attention)
+        handed = self.output(rows)
+        return Context(rows, scale) if handed is rows else Context(handed, row_scale(handed.float(), EPS))
 
     def _seen(self, patches: Context) -> Tensor:
         """The normed patches [B,N,D]; few beside the attributes, so they are formed."""

@@ -23,6 +23,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   sweep                search settings on validation classes (Optuna); several machines can share a study
   calibrate            compare the calibrators of tau by nested validation inside trainval
   evaluate RUN         the metrics of a finished run, from its saved score matrix
+  paths RUN            what each path of a finished run is worth: its output or attention replaced, block by block
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
   data verify NAME     what is there, what is missing; ready only after every comparison (also of your own folder)
@@ -123,6 +124,27 @@ def _evaluate(a: options.Evaluate) -> None:
     saved = RunFolder(a.run).scores()
     tau = float(saved["tau"]) if a.tau is None else a.tau
     print(json.dumps(test_metrics(saved["scores"], saved["labels"], saved["unseen"], tau), indent=1))
+
+
+def _paths(a: options.Paths) -> None:
+    from vspcn_lib.config import check_range
+    from vspcn_lib.runs.folder import RunFolder
+    from vspcn_lib.runs.trained import load_trained
+    from vspcn_lib.studies.records import method
+    from vspcn_lib.views import paths
+    from vspcn_lib.views.plots import save
+
+    check_range("--images", a.images, 16, 10**9)
+    folder, out = RunFolder(a.run), a.out or a.run
+    tau = float(folder.scores()["tau"])
+    work, model = load_trained(folder)
+    found = paths.report(work, model, tau, a.images)
+    if not found:
+        print(paths.NOTHING.format(method({"config": folder.read_json("config.json")})))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "paths.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(paths.text(found), f"{out / 'paths.json'}\n{save(paths.paths_figure(found), out / 'paths.png')}", sep="\n\n")
 
 
 def _predict(a: options.Predict) -> None:
@@ -251,7 +273,7 @@ def _figures(a: options.Figures) -> None:
 
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
-COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "predict": _predict, "data": _data, "bench": _bench,
+COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "paths": _paths, "predict": _predict, "data": _data, "bench": _bench,
             "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate,
             "record": _record, "exhibit": _exhibit, "figures": _figures, "table": _table_of}
 

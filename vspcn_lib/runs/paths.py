@@ -1,0 +1,181 @@
+"""Whether each path of VSPCN carries something of the image: what is lost where its output forgets which image it is of.
+
+A path that gives every image the same is a learned constant, as VPT-deep has them. Each path's output, or attention, is
+replaced while test images are classified again; nothing is chosen by these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from vspcn_lib import metrics
+from vspcn_lib.fusion import AttentionMap, SemanticAdapter, StrongPromptFusion
+from vspcn_lib.model import VSPCN
+from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.zeroshot import ZeroShotModel
+
+RECORDED = 256  # images of a run's record: paired differences of H are good to about a point
+CHUNK = 32  # images at a time; "another image's" is taken from the same chunk
+HOW = {"mean": "output replaced by its mean over images", "other": "output replaced by another image's",
+       "attention": "attention fixed at its mean over images", "removed": "output removed"}
+FIELDS = {"WVPF": "weak_visual", "SVPF": "strong_visual", "SSPF": "strong_semantic", "adapter": "adapters"}
+
+
+def paths(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """The modules of each path that reads the image, by the paper's name, first block first; WSPF reads words alone."""
+    if not isinstance(model, VSPCN):
+        return {}
+    found: dict[str, list[nn.Module]] = {}
+    for name, field_name in FIELDS.items():
+        module = getattr(model, field_name, None)
+        parts = list(module) if isinstance(module, nn.ModuleList) else [module] * (module is not None)
+        if parts:
+            found[name] = parts
+    return found
+
+
+@dataclass
+class Means:
+    """Means over images of what modules returned, summed up chunk by chunk."""
+
+    sums: dict[nn.Module, Tensor] = field(default_factory=dict)
+    squares: dict[nn.Module, float] = field(default_factory=dict)
+    images: dict[nn.Module, int] = field(default_factory=dict)
+
+    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """A forward hook; output [B,...]."""
+        value = output.detach().float()
+        self.sums[module] = self.sums.get(module, 0) + value.sum(0)
+        self.squares[module] = self.squares.get(module, 0.0) + float(value.square().sum())
+        self.images[module] = self.images.get(module, 0) + len(value)
+
+    def of(self, module: nn.Module) -> Tensor:
+        """The mean [...]."""
+        return self.sums[module] / self.images[module]
+
+    def between(self, module: nn.Module) -> float:
+        """The share of the outputs' energy in which images differ, in 0..1: 1 - |mean|^2 / mean |x|^2."""
+        n = self.images[module]
+        return max(0.0, 1 - float(self.of(module).square().sum()) * n / max(self.squares[module], 1e-30))
+
+
+@contextmanager
+def replaced(parts: Sequence[nn.Module], how: str, means: Means) -> Iterator[None]:
+    """Inside the `with` the paths `parts` give what `how` of `HOW` says; `means` are those of an untouched pass."""
+    handles, alphas = [], []
+    try:
+        for part in parts:
+            if how == "removed" and isinstance(part, SemanticAdapter):  # its output is what stays, not what is added
+                alphas.append((part, part.alpha))
+                part.alpha = 0.0
+                continue
+            target = part.attention if how == "attention" else part.output
+            if how in ("mean", "attention"):
+                mean = means.of(target)
+
+                def put(module: nn.Module, inputs: tuple[Any, ...], output: Tensor, mean: Tensor = mean) -> Tensor:
+                    return mean.to(output.dtype).expand_as(output)
+            elif how == "other":
+                def put(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+                    return output.roll(1, 0)
+            else:
+                def put(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+                    return torch.zeros_like(output)
+            handles.append(target.register_forward_hook(put))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for part, alpha in alphas:
+            part.alpha = alpha
+
+
+@dataclass
+class Images:
+    """Images in fixed chunks, kept as they are before the first deep block: paths beyond it are all that runs again."""
+
+    work: Workspace
+    model: VSPCN
+    indices: np.ndarray
+    shallow: list[tuple[Tensor, Tensor | None]]
+
+    @classmethod
+    def of(cls, work: Workspace, model: VSPCN, most: int) -> Images:
+        """Up to `most` test images, evenly from all classes, in an order that puts other classes beside each other."""
+        bench, rng = work.bench, np.random.default_rng(0)
+        test = rng.permutation(np.concatenate([bench.test_seen, bench.test_unseen]))
+        rank = np.zeros(len(test), int)
+        for c in np.unique(bench.labels[test]):
+            rank[bench.labels[test] == c] = np.arange(np.sum(bench.labels[test] == c))
+        indices = rng.permutation(test[np.argsort(rank, kind="stable")][:most])
+        return cls(work, model, indices, [])
+
+    def scores(self, whole: bool) -> np.ndarray:
+        """The score matrix [n,C]; from the first block on if `whole`."""
+        model, work, out = self.model, self.work, []
+        device = work.accelerator.device
+        prototypes = model.prototypes(torch.as_tensor(work.bench.prototypes, device=device))
+        if whole or not self.shallow:
+            kept = []
+            for start in range(0, len(self.indices), CHUNK):
+                x = torch.cat([x for x, _, _ in work.batches(self.indices[start:start + CHUNK], augment=False).epoch(0)])
+                with work.autocast():
+                    kept.append(model.shallow(x))
+            if not whole or not self.shallow:
+                self.shallow = kept
+        else:
+            kept = self.shallow
+        for tokens, attributes in kept:
+            with work.autocast():
+                embedded = model.embed(model.by_stream(model.deep(tokens, attributes)))
+            out.append(model.scores(embedded, prototypes).float().cpu())
+        return torch.cat(out).numpy()
+
+
+@torch.inference_mode()
+def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: Sequence[str] = ("mean",),
+            tau: float = 0.0) -> dict[str, Any]:
+    """What each path is worth on up to `most` test images; {} for a model without paths that read the image.
+
+    `H` and `AUSUC` untouched, and for each of `hows`, path, and `all` together: their change in points of H and in
+    AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images, before and after, so
+    that a shift between seen and unseen classes does not count as a loss.
+    """
+    parts = paths(model)
+    if not parts:
+        return {}
+    model.eval()
+    images, means, every = Images.of(work, model, most), Means(), [m for ms in parts.values() for m in ms]
+    watched = [part.output for part in every] + [part.attention for part in every]
+    handles = [module.register_forward_hook(means.add) for module in watched]
+    try:
+        before = images.scores(whole=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    labels, unseen = work.bench.labels[images.indices], work.bench.unseen_mask
+    predicted = (before + tau * unseen).argmax(1)
+
+    def numbers(scores: np.ndarray) -> tuple[float, float]:
+        sweep = metrics.tau_sweep(scores, labels, unseen)
+        return float(sweep["H"].max()), metrics.area(sweep)
+
+    h, area = numbers(before)
+    found: dict[str, Any] = {"images": len(images.indices), "H": round(h, 1), "AUSUC": round(area, 3)}
+    asked = [(how, name, ms) for how in hows for name, ms in {**parts, "all": every}.items()]
+    for how, name, chosen in tqdm(asked, "paths", leave=False, disable=work.quiet):
+        with replaced(chosen, how, means):
+            after = images.scores(whole=name in ("WVPF", "all"))
+        changed_h, changed_area = numbers(after)
+        found.setdefault(how, {})[name] = {
+            "H": round(changed_h - h, 1), "AUSUC": round(changed_area - area, 3),
+            "changed": round(float(((after + tau * unseen).argmax(1) != predicted).mean()), 3)}
+    return found
