@@ -15,12 +15,14 @@ _ROOMS = {
     "runs.trained": "load_trained", "metrics": "gzsl_metrics tau_sweep ausuc", "config": "DataConfig update",
     "runs.identity": "open_benchmark", "runs.evaluation": "LeakError guard", "runs.folder": "RunFolder",
     "encoders.phrases": "attribute_phrase", "encoders.semantics": "load_vectors", "commands.predict": "predict",
-    "studies.records": "read_records read_scores summary", "studies.rows": "ROWS",
-    "studies.tables": "PAPER_H ablation_table latex paired_bootstrap", "views": "gallery",
+    "studies.records": "read_records read_scores summary", "studies.rows": "GENERATED GROUPS ROWS",
+    "studies.tables": "PAPER_H UNSEEN ablation_table generation_table latex paired_bootstrap", "views": "gallery",
     "views.calibration": "read_story", "views.curves": "draw_curves read_curves", "views.figures": "draw_figures",
     "views.gallery": "plain_name", "panels.attention": "attention_panel", "panels.calibration": "landing_panel",
     "panels.chooser": "Chooser comparable compare_panel overlay_panel", "panels.errors": "error_panel",
-    "panels.features": "fusion_panel tsne_panel", "panels.fields": "Slider", "panels.records": "sweep_panel",
+    "panels.features": "fusion_panel tsne_panel", "panels.fields": "Slider",
+    "panels.generated": "generated_panel generated_run", "panels.peers": "curves_panel peer_attention_panel",
+    "panels.records": "sweep_panel",
     "panels.trained": "alpha_panel", "panels.training": "RetrainPanel TrainingPanel demo_run finished",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -107,6 +107,42 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     return table if table["H - its start"].any() else table.drop(columns="H - its start")
 
 
+def generation_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """H read by tau beside H by generation, a row for each of `rows.GENERATED` that has a record, as text.
+
+    `H by tau` is that of the run whose features were used, in the seeds that both have, `difference` the paired 95 %
+    interval of the two; `with a tau too` reads the generated classifier by a tau as well. `synthetic` and `a real one`
+    are the features of an unseen class that validation chose, in all and for each real one of a seen class.
+    A run recorded twice counts once. Raises `RunError` for records of different data.
+    """
+    records = distinct(records, by_row=True)[0]
+    check_same_data(records)
+    rows = []
+    for row, (start, _) in GENERATED.items():
+        found = [r for r in records.values() if r.get("row") == row and "generate" in r]
+        pairs = [(r, q) for r in found for q in records.values() if q.get("row") == start
+                 and r["result"]["seed"] == q["result"]["seed"]]
+        if not found:
+            continue
+
+        def spread(values: list[float]) -> str:
+            return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+        cells = {"features of": start, "generator": row.removeprefix(row.partition(" + ")[0] + " + "),
+                 "H by tau": spread([q["result"]["H"] for _, q in pairs]) if pairs else "not recorded",
+                 "H by generation": spread([r["result"]["H"] for r in found]), "difference": "",
+                 "with a tau too": spread([r["result"]["with_tau"]["H"] for r in found])}
+        if pairs:
+            cells["difference"] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs,
+                                                                                                      strict=True))))
+        cells |= {c: spread([r["result"][c] for r in found]) for c in ("U", "S", "CZSL")}
+        cells |= {"synthetic": ", ".join(str(r["result"]["samples"]) for r in found),
+                  "a real one": ", ".join(f"{r['result']['ratio']:g}" for r in found),
+                  "folds": ", ".join(sorted({str(r["generate"]["folds"]) for r in found})), "seeds": str(len(found))}
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
 _SPECIAL = {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
             "^": r"\textasciicircum{}", "±": r"$\pm$", "\u2212": "$-$"}
 

@@ -11,7 +11,7 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 from tqdm.auto import tqdm
 
 from vspcn_lib.runs.evaluation import forward
-from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 
@@ -32,13 +32,21 @@ def separation(x: np.ndarray, labels: np.ndarray, unseen: np.ndarray) -> dict[st
 
 @torch.no_grad()
 def cls_embeddings(run: Path, indices: np.ndarray | None = None) -> tuple[Workspace, np.ndarray, np.ndarray]:
-    """The workspace of a finished run, test images' indices (all, or those given) and unit cls embeddings [n,E]."""
+    """The workspace of a finished run, test images' indices (all, or those given) and unit cls embeddings [n,E].
+
+    Raises `RunError` for a method that does not embed the cls token.
+    """
     work, model = load_trained(RunFolder(Path(run)), quiet=True)
     if indices is None:
         indices = np.concatenate([work.bench.test_seen, work.bench.test_unseen])
     batches = work.batches(indices, augment=False)
-    parts = [forward(model, x)["cls"].float().cpu()
-             for x, _, _ in tqdm(batches.epoch(0), "embeddings", len(batches), leave=False)]
+    parts = []
+    for x, _, _ in tqdm(batches.epoch(0), "embeddings", len(batches), leave=False):
+        found = forward(model, x)
+        if "cls" not in found:
+            raise RunError(f"{run} is a run of {work.config.model.method}, which embeds {', '.join(found)} and no cls "
+                           "token: choose a run of another method")
+        parts.append(found["cls"].float().cpu())
     return work, indices, torch.cat(parts).numpy()
 
 
