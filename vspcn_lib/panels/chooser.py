@@ -34,7 +34,7 @@ class Chooser:
     """A drop-down of runs over the panel that `build` makes of the chosen one; the panel in use is `panel`.
 
     `build` takes a run folder, or with `several` a dictionary {name: `Found`} of all that are marked. `first` opens:
-    a run folder, or a dictionary. Only runs that `fits` says yes to are listed; without it those with a model of images.
+    a run folder, or a dictionary. Only runs that `fits` says yes to are listed, without it those that hold a model.
     """
 
     def __init__(self, build: Callable[[Any], Panel], first: Any, several: bool = False,

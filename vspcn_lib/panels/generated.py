@@ -111,8 +111,9 @@ def _mean(numbers: dict[int, dict[str, float]]) -> dict[str, float]:
 
 
 def generated_run(run: Path, out: Path) -> Path:
-    """The finished `generate` of `run` in `out` with the default settings; made first where it is not there yet."""
-    generate(run, out, GenerateConfig(), resume=(out / "config.json").exists())
+    """The finished `generate` in `out`; made first, of `run` with the default settings, where it is not there yet."""
+    if not (out / "result.json").exists():
+        generate(run, out, GenerateConfig(), resume=(out / "config.json").exists())
     return out
 
 

@@ -118,8 +118,8 @@ def curves_panel(runs: dict[str, Found | dict[str, Any]]) -> Panel:
     Raises `PanelError` where there is none, or where they are of several splits.
     """
     parts = Curves(runs)
-    return Panel("Seen-unseen curves", Chosen(next(iter(runs))), [Choice("run", tuple(runs))], parts.compute, parts.draw,
-                 parts.describe, source={"runs": list(runs)}, view=CurvesView(parts), table=parts.table)
+    return Panel("Seen-unseen curves", Chosen(next(iter(runs))), [Choice("run", tuple(runs))], parts.compute,
+                 parts.draw, parts.describe, source={"runs": list(runs)}, view=CurvesView(parts), table=parts.table)
 
 
 # ---- attention of a peer ---
