@@ -101,7 +101,7 @@ def test_with_every_path_at_its_mean_the_prompts_of_the_first_deep_block_are_con
 
 def test_a_record_agrees_with_its_own_score_matrices(work, model):
     found = paths.measure(work, model, 20, tuple(paths.HOW), tau=0.7)
-    assert found["images"] == 20 and set(found) == {"images", "H", "AUSUC", *paths.HOW}
+    assert found["images"] == 20 and set(found) == {"images", "H", "AUSUC", "vanished", *paths.HOW}
     for how in paths.HOW:
         assert list(found[how]) == ["WVPF", "SVPF", "SSPF", "adapter", "all"]
     before, after, _, images = _replaced(work, model, ["SSPF"], "mean")
@@ -111,6 +111,13 @@ def test_a_record_agrees_with_its_own_score_matrices(work, model):
     assert found["mean"]["SSPF"]["H"] == pytest.approx(best[1] - best[0], abs=0.051)
     changed = ((after + 0.7 * unseen).argmax(1) != (before + 0.7 * unseen).argmax(1)).mean()
     assert found["mean"]["SSPF"]["changed"] == pytest.approx(changed, abs=1e-3)
+
+
+def test_parameters_that_shrank_to_nothing_are_named(work, model):
+    assert paths.vanished(work, model) == []
+    with torch.no_grad():
+        model.strong_semantic[1].bias *= 1e-4
+    assert paths.vanished(work, model) == ["strong_semantic.1.bias"]
 
 
 def test_the_images_are_spread_evenly_over_the_classes(work, model):

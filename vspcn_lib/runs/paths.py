@@ -140,12 +140,21 @@ class Images:
         return torch.cat(out).numpy()
 
 
+def vanished(work: Workspace, model: ZeroShotModel) -> list[str]:
+    """Trained parameters whose root mean square fell below a hundredth of where it started, by name."""
+    def size(parameter: Tensor) -> float:
+        return float(parameter.detach().float().square().mean().sqrt())
+
+    end = model.trainable()
+    return [name for name, start in work.model().trainable().items() if size(end[name]) < 0.01 * size(start)]
+
+
 @torch.inference_mode()
 def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: Sequence[str] = ("mean",),
             tau: float = 0.0) -> dict[str, Any]:
     """What each path is worth on up to `most` test images; {} for a model without paths that read the image.
 
-    `H` and `AUSUC` untouched, and for each of `hows`, path, and `all` together: their change in points of H and in
+    `H` and `AUSUC` untouched, what has `vanished`, and for each of `hows`, path, and `all` together: their change in points of H and in
     AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images, before and after, so
     that a shift between seen and unseen classes does not count as a loss.
     """
@@ -169,7 +178,8 @@ def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: S
         return float(sweep["H"].max()), metrics.area(sweep)
 
     h, area = numbers(before)
-    found: dict[str, Any] = {"images": len(images.indices), "H": round(h, 1), "AUSUC": round(area, 3)}
+    found: dict[str, Any] = {"images": len(images.indices), "H": round(h, 1), "AUSUC": round(area, 3),
+                             "vanished": vanished(work, model)}
     asked = [(how, name, ms) for how in hows for name, ms in {**parts, "all": every}.items()]
     for how, name, chosen in tqdm(asked, "paths", leave=False, disable=work.quiet):
         with replaced(chosen, how, means):
