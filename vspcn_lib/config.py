@@ -244,7 +244,7 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 def read_config(found: Any) -> Config:
     """The config that `as_dict` wrote, also by an earlier version; raises `ConfigError` as `update` does."""
-    for group, value in (("train", {"calibration": "raw"}), ("model", {"fusion_heads": 1})):  # before there was a choice
+    for group, value in (("train", {"calibration": "raw"}), ("model", {"fusion_heads": 1})):  # before the choice
         if isinstance(found, dict) and isinstance(found.get(group), dict):
             found = {**found, group: {**value, **found[group]}}
     model = found.get("model", {}) if isinstance(found, dict) else {}

@@ -10,7 +10,8 @@ from vspcn_lib.runs.folder import RunError, RunFolder
 
 
 @pytest.mark.parametrize(("model", "refused"), [
-    ({}, True), ({"strong": False, "adapter": False}, True), ({"weak": False, "strong": False, "adapter": False}, False),
+    ({}, True), ({"strong": False, "adapter": False}, True),
+    ({"weak": False, "strong": False, "adapter": False}, False),
     ({"visual_prompts": 0, "semantic_prompts": 0}, False), ({"method": "vpt-deep"}, False)])
 def test_only_a_fused_model_of_an_older_version_is_refused(tiny_folder, tmp_path, model, refused):
     folder = RunFolder.create(tmp_path / "run", make_config(tiny_folder, model=model), resume=False)

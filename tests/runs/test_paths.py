@@ -146,7 +146,8 @@ def test_spread_and_shares_have_their_known_ends():
 def test_the_report_shows_every_deep_block_and_every_intervention(work, model):
     found = shown.report(work, model, 0.0, 16)
     assert found["blocks"]["block"] == [3, 4]
-    assert {"visual from each other", "SSPF bias spread", "SVPF strongest differs", "adapter spread"} <= set(found["blocks"])
+    assert {"visual from each other", "SSPF bias spread", "SVPF strongest differs",
+            "adapter spread"} <= set(found["blocks"])
     assert all(0 <= v <= 1.0001 for name, column in found["blocks"].items() for v in column
                if name.split()[-1] in ("spread", "differs") or "between" in name)
     text = shown.text(found)

@@ -273,9 +273,9 @@ def _figures(a: options.Figures) -> None:
 
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
-COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "paths": _paths, "predict": _predict, "data": _data, "bench": _bench,
-            "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate,
-            "record": _record, "exhibit": _exhibit, "figures": _figures, "table": _table_of}
+COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "paths": _paths, "predict": _predict, "data": _data,
+            "bench": _bench, "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep,
+            "calibrate": _calibrate, "record": _record, "exhibit": _exhibit, "figures": _figures, "table": _table_of}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Whether each path of VSPCN carries something of the image: what is lost where its output forgets which image it is of.
+"""Whether each path of VSPCN carries something of the image: what is lost where its output forgets the image.
 
 A path that gives every image the same is a learned constant, as VPT-deep has them. Each path's output, or attention, is
 replaced while test images are classified again; nothing is chosen by these numbers.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
-from vspcn_lib.fusion import AttentionMap, SemanticAdapter, StrongPromptFusion
+from vspcn_lib.fusion import SemanticAdapter
 from vspcn_lib.model import VSPCN
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.zeroshot import ZeroShotModel
@@ -126,7 +126,8 @@ class Images:
         if whole or not self.shallow:
             kept = []
             for start in range(0, len(self.indices), CHUNK):
-                x = torch.cat([x for x, _, _ in work.batches(self.indices[start:start + CHUNK], augment=False).epoch(0)])
+                chunk = work.batches(self.indices[start:start + CHUNK], augment=False)
+                x = torch.cat([x for x, _, _ in chunk.epoch(0)])
                 with work.autocast():
                     kept.append(model.shallow(x))
             if not whole or not self.shallow:
@@ -154,9 +155,9 @@ def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: S
             tau: float = 0.0) -> dict[str, Any]:
     """What each path is worth on up to `most` test images; {} for a model without paths that read the image.
 
-    `H` and `AUSUC` untouched, what has `vanished`, and for each of `hows`, path, and `all` together: their change in points of H and in
-    AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images, before and after, so
-    that a shift between seen and unseen classes does not count as a loss.
+    `H` and `AUSUC` untouched, what has `vanished`, and for each of `hows`, path, and `all` together: their change in
+    points of H and in AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images,
+    before and after, so that a shift between seen and unseen classes does not count as a loss.
     """
     parts = paths(model)
     if not parts:

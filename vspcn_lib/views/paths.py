@@ -26,7 +26,8 @@ def effective(weights: Tensor) -> Tensor:
 
 def share_between(values: Tensor) -> float:
     """The share of the energy of values [n,...] in which the n differ, 0..1: 1 - |mean|^2 / mean |x|^2."""
-    return max(0.0, 1 - float(values.mean(0).square().sum() / values.square().sum(tuple(range(1, values.dim()))).mean()))
+    flat = values.flatten(1)
+    return max(0.0, 1 - float(flat.mean(0).square().sum() / flat.square().sum(1).mean()))
 
 
 def differing(strongest: Tensor, labels: np.ndarray) -> float:
