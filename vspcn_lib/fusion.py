@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,9 @@ class _Projections(nn.Module):
     With h `heads` each attends in D/h channels of its own, logits over sqrt(D/h), as in a ViT's block; one head is the
     paper's formula. Raises ValueError where `heads` does not divide D.
     """
+
+    adds: ClassVar[bool] = True
+    """whether its `output` is added to what was there; the adapter's is what stays"""
 
     def __init__(self, dim: int, heads: int = 1) -> None:
         super().__init__()
@@ -143,6 +147,8 @@ class SemanticAdapter(_Projections):
 
     `alpha` in [0, 1]; 0 returns the attributes unchanged. Raises ValueError for an alpha outside [0, 1].
     """
+
+    adds: ClassVar[bool] = False
 
     def __init__(self, dim: int, alpha: float) -> None:
         super().__init__(dim)

@@ -86,6 +86,13 @@ class VSPCN(ZeroShotModel):
             raise ConfigError(f"model.fusion_heads = {count} does not divide the backbone's width of {backbone.dim}: "
                               "choose a divisor, or 0 for the ViT's own number of heads")
 
+    def paths(self) -> dict[str, list[nn.Module]]:
+        """WVPF, SVPF, SSPF and the adapter, first block first; WSPF reads words alone."""
+        weak = getattr(self, "weak_visual", None)
+        found = {"WVPF": [weak] if weak is not None else [], "SVPF": getattr(self, "strong_visual", ()),
+                 "SSPF": getattr(self, "strong_semantic", ()), "adapter": getattr(self, "adapters", ())}
+        return {name: list(parts) for name, parts in found.items() if len(parts)}
+
     def optimiser(self, train: TrainConfig) -> torch.optim.Optimizer:
         """Adam, each parameter at the rate of its role; only heads decay.
 

@@ -35,7 +35,7 @@ def _scores(work, model):
 
 def _replaced(work, model, names, how):
     """Untouched scores and those under an intervention, both from the first block on."""
-    parts, means, images = paths.paths(model), paths.Means(), _scores(work, model)
+    parts, means, images = model.paths(), paths.Means(), _scores(work, model)
     every = [m for ms in parts.values() for m in ms]
     handles = [t.register_forward_hook(means.add) for m in every for t in (m.output, m.attention)]
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_removed_paths_equal_a_model_that_was_built_without_them(work, model, ti
 @torch.inference_mode()
 def test_where_all_images_are_one_image_nothing_changes(work, model, how):
     work = replace(work, pixels=np.repeat(work.pixels[:1], len(work.pixels), 0))
-    before, after, _, _ = _replaced(work, model, list(paths.paths(model)), how)
+    before, after, _, _ = _replaced(work, model, list(model.paths()), how)
     np.testing.assert_allclose(after, before, atol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_means_are_those_of_one_pass_over_all_images(work, model, monkeypatch):
 @torch.inference_mode()
 def test_with_every_path_at_its_mean_the_prompts_of_the_first_deep_block_are_constants(work, model):
     seen = []
-    parts, means, images = paths.paths(model), paths.Means(), _scores(work, model)
+    parts, means, images = model.paths(), paths.Means(), _scores(work, model)
     handles = [m.output.register_forward_hook(means.add) for ms in parts.values() for m in ms]
     images.scores(whole=True)
     for handle in handles:
@@ -151,5 +151,5 @@ def test_the_report_shows_every_deep_block_and_every_intervention(work, model):
     assert all(0 <= v <= 1.0001 for name, column in found["blocks"].items() for v in column
                if name.split()[-1] in ("spread", "differs") or "between" in name)
     text = shown.text(found)
-    assert all(path in text for path in paths.FIELDS) and "output removed" in text
+    assert all(path in text for path in model.paths()) and "output removed" in text
     assert len(shown.paths_figure(found).axes) == 3

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
-from vspcn_lib.fusion import SemanticAdapter
-from vspcn_lib.model import VSPCN
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.zeroshot import ZeroShotModel
 
@@ -26,21 +24,6 @@ RECORDED = 256  # images of a run's record: paired differences of H are good to 
 CHUNK = 32  # images at a time; "another image's" is taken from the same chunk
 HOW = {"mean": "output replaced by its mean over images", "other": "output replaced by another image's",
        "attention": "attention fixed at its mean over images", "removed": "output removed"}
-FIELDS = {"WVPF": "weak_visual", "SVPF": "strong_visual", "SSPF": "strong_semantic", "adapter": "adapters"}
-
-
-def paths(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """The modules of each path that reads the image, by the paper's name, first block first; WSPF reads words alone."""
-    if not isinstance(model, VSPCN):
-        return {}
-    found: dict[str, list[nn.Module]] = {}
-    for name, field_name in FIELDS.items():
-        module = getattr(model, field_name, None)
-        parts = list(module) if isinstance(module, nn.ModuleList) else [module] * (module is not None)
-        if parts:
-            found[name] = parts
-    return found
-
 
 @dataclass
 class Means:
@@ -73,7 +56,7 @@ def replaced(parts: Sequence[nn.Module], how: str, means: Means) -> Iterator[Non
     handles, alphas = [], []
     try:
         for part in parts:
-            if how == "removed" and isinstance(part, SemanticAdapter):  # its output is what stays, not what is added
+            if how == "removed" and not part.adds:  # its output is what stays, not what is added
                 alphas.append((part, part.alpha))
                 part.alpha = 0.0
                 continue
@@ -103,12 +86,12 @@ class Images:
     """Images in fixed chunks, kept as they are before the first deep block: paths beyond it are all that runs again."""
 
     work: Workspace
-    model: VSPCN
+    model: ZeroShotModel
     indices: np.ndarray
     shallow: list[tuple[Tensor, Tensor | None]]
 
     @classmethod
-    def of(cls, work: Workspace, model: VSPCN, most: int) -> Images:
+    def of(cls, work: Workspace, model: ZeroShotModel, most: int) -> Images:
         """Up to `most` test images, evenly from all classes, in an order that puts other classes beside each other."""
         bench, rng = work.bench, np.random.default_rng(0)
         test = rng.permutation(np.concatenate([bench.test_seen, bench.test_unseen]))
@@ -159,7 +142,7 @@ def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: S
     points of H and in AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images,
     before and after, so that a shift between seen and unseen classes does not count as a loss.
     """
-    parts = paths(model)
+    parts = model.paths()
     if not parts:
         return {}
     model.eval()

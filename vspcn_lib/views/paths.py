@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from vspcn_lib.model import VSPCN
-from vspcn_lib.runs.paths import HOW, Images, measure, paths
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.paths import HOW, Images, measure
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.views.plots import COLOURS
+from vspcn_lib.views.plots import COLOURS, save
 from vspcn_lib.zeroshot import ZeroShotModel
-
-NOTHING = ("{} has no path that reads the image before its heads: what it adds to the ViT is the same for every image")
 
 
 def effective(weights: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ def statistics(work: Workspace, model: VSPCN, most: int = 256) -> pd.DataFrame:
             kept.setdefault((name, block), []).append(value.detach().float().cpu())
         return hook
 
-    handles, parts = [], paths(model)
+    handles, parts = [], model.paths()
     for i, block in enumerate(model.backbone.blocks[model.first_strong:]):
         handles.append(block.register_forward_pre_hook(keep("tokens", i)))
         for name in ("SVPF", "SSPF"):
@@ -115,6 +117,20 @@ def report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -> dict
     if not found:
         return {}
     return {**found, "blocks": statistics(work, model, most).round(4).to_dict("list")}
+
+
+def examine(run: Path, most: int, out: Path | None = None) -> str:
+    """The `report` of a finished run as text; paths.json and paths.png go to `out`, by default the run's folder."""
+    folder, out = RunFolder(run), out or run
+    tau = float(folder.scores()["tau"])
+    work, model = load_trained(folder)
+    found = report(work, model, tau, most)
+    if not found:
+        return (f"{type(model).__name__} has no path that reads the image before its heads: what it adds to the ViT is "
+                "the same for every image")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "paths.json").write_text(json.dumps(found, indent=1) + "\n")
+    return f"{text(found)}\n\n{out / 'paths.json'}\n{save(paths_figure(found), out / 'paths.png')}"
 
 
 def text(found: dict[str, Any]) -> str:
