@@ -130,7 +130,7 @@ def test_the_images_are_spread_evenly_over_the_classes(work, model):
 def test_methods_without_such_paths_have_nothing_to_measure(tiny_folder, tiny_vit, method):
     work = Workspace.open(make_config(tiny_folder, model={"method": method}), tiny_vit)
     assert paths.measure(work, work.model()) == {}
-    assert shown.report(work, work.model(), 0.0, 16) == {}
+    assert shown.paths_report(work, work.model(), 0.0, 16) == {}
 
 
 def test_spread_and_shares_have_their_known_ends():
@@ -144,7 +144,7 @@ def test_spread_and_shares_have_their_known_ends():
 
 
 def test_the_report_shows_every_deep_block_and_every_intervention(work, model):
-    found = shown.report(work, model, 0.0, 16)
+    found = shown.paths_report(work, model, 0.0, 16)
     assert found["blocks"]["block"] == [3, 4]
     assert {"visual from each other", "SSPF bias spread", "SVPF strongest differs",
             "adapter spread"} <= set(found["blocks"])

@@ -111,7 +111,7 @@ def _length(tokens: Tensor) -> float:
     return float(tokens.norm(dim=-1).mean())
 
 
-def report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -> dict[str, Any]:
+def paths_report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -> dict[str, Any]:
     """Every intervention of `HOW` and the `statistics` of up to `most` test images, as one record for JSON."""
     found = measure(work, model, most, tuple(HOW), tau)
     if not found:
@@ -120,11 +120,11 @@ def report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -> dict
 
 
 def examine(run: Path, most: int, out: Path | None = None) -> str:
-    """The `report` of a finished run as text; paths.json and paths.png go to `out`, by default the run's folder."""
+    """The `paths_report` of a finished run as text; paths.json and paths.png go to `out`, else the run's folder."""
     folder, out = RunFolder(run), out or run
     tau = float(folder.scores()["tau"])
     work, model = load_trained(folder)
-    found = report(work, model, tau, most)
+    found = paths_report(work, model, tau, most)
     if not found:
         return (f"{type(model).__name__} has no path that reads the image before its heads: what it adds to the ViT is "
                 "the same for every image")
@@ -134,7 +134,7 @@ def examine(run: Path, most: int, out: Path | None = None) -> str:
 
 
 def text(found: dict[str, Any]) -> str:
-    """A `report` as two tables."""
+    """A `paths_report` as two tables."""
     lines = [f"{found['images']} test images, H {found['H']:.1f} at their best tau, AUSUC {found['AUSUC']:.3f}\n",
              f"{'path':<9}" + "".join(f"{how:>28}" for how in HOW), " " * 9 + f"{'H   AUSUC   changed':>28}" * len(HOW)]
     for path in found["mean"]:
