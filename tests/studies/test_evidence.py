@@ -175,6 +175,15 @@ def test_paired_bootstrap_is_paired_and_its_estimate_is_the_plain_difference():
     assert table.loc["full", "H - full"] == ""
 
 
+def test_the_share_of_the_paths_is_a_column_where_a_row_has_paths():
+    rng = np.random.default_rng(0)
+    ours = [_record(rng, "full", s, 0) for s in range(2)]
+    for r, lost in zip(ours, (-4.0, -7.0), strict=True):
+        r["result"]["paths"] = {"mean": {"all": {"H": lost}}}
+    table = ablation_table({str(i): r for i, r in enumerate([*ours, _record(rng, "VPT-deep", 0, 0)])}).set_index("row")
+    assert table["paths at work"].to_dict() == {"full": "5.5", "VPT-deep": ""}
+
+
 def test_methods_whose_loss_reads_unseen_attributes_are_marked_in_every_table():
     rng = np.random.default_rng(0)
     records = {}
