@@ -8,7 +8,7 @@ from vspcn_lib.panels.checks import PanelError
 from vspcn_lib.panels.peers import Chosen, Curves, CurvesView, curves_panel
 
 
-def _record(seed, split="s"):
+def _record(seed, split="s", few=0):
     rng = np.random.default_rng(seed)
     labels, unseen = np.repeat(np.arange(6), 5), np.arange(6) > 3
     scores = rng.normal(size=(30, 6)) + 1.5 * (np.arange(6) == labels[:, None])
@@ -17,8 +17,8 @@ def _record(seed, split="s"):
     oracle = metrics.gzsl_metrics(scores, labels, unseen, best)
     result = {"benchmark": "b", "split": split, "tau": 0.4, "U": at.U, "S": at.S, "H": at.H,
               "AUSUC": metrics.area(sweep), "oracle": {"tau": best, "U": oracle.U, "S": oracle.S, "H": oracle.H}}
-    return {"config": {}, "result": result, "sweep": {k: sweep[k].round(4).tolist() for k in ("tau", "U", "S")}}, (
-        scores, labels, unseen)
+    return {"config": {"data": {"size": 84, "images_per_class": few}}, "result": result,
+            "sweep": {k: sweep[k].round(4).tolist() for k in ("tau", "U", "S")}}, (scores, labels, unseen)
 
 
 def test_curves_and_numbers_are_those_of_the_records():
@@ -53,9 +53,11 @@ def test_a_click_on_a_curve_chooses_its_run_and_keeps_the_point_there():
     assert curve.on == "one" and curve.at == 0.4
 
 
-def test_curves_of_two_splits_are_not_drawn_over_each_other():
-    (one, _), (two, _) = _record(0), _record(1, "t")
-    with pytest.raises(PanelError, match=r"b \(s\) and b \(t\)"):
-        curves_panel({"one": one, "two": two})
-    with pytest.raises(PanelError, match="these runs are of none"):
+def test_curves_of_other_images_are_not_drawn_over_each_other():
+    one = _record(0)[0]
+    for other, words in ((_record(1, "t")[0], r"b \(84 px, split s\) and of b \(84 px, split t\)"),
+                         (_record(1, few=25)[0], r"b \(84 px, 25 images a class, split s\) and of b")):
+        with pytest.raises(PanelError, match=words):
+            curves_panel({"one": one, "two": other})
+    with pytest.raises(PanelError, match="these runs are of none: mark at least one"):
         curves_panel({})

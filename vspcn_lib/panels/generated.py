@@ -88,10 +88,11 @@ class Generated:
     def describe(self, state: Seen, result: dict[str, Any]) -> str:
         """The quality numbers and the two readings."""
         words = "Fréchet distance {frechet:.0f}, 1-NN two-sample accuracy {1-NN:.0f} %, coverage {coverage:.0f} %"
-        far = "; synthetic mean {own:.1f} from the real one, {other:.1f} from the nearest other class's"
-        return (f"{state.kind}: {(words + far).format(**result['own'])}\n"
-                f"all unseen classes: {(words + far).format(**result['mean'])}\n"
+        own, mean = result["own"], result["mean"]
+        return (f"{state.kind}: {words.format(**own)}\nall unseen classes: {words.format(**mean)}\n"
                 f"half of the real images against the other half: {words.format(**self.halves)}\n"
+                f"from the synthetic mean to the real one: {own['own']:.1f}, to the nearest of another class "
+                f"{own['other']:.1f} (all classes: {mean['own']:.1f}, {mean['other']:.1f})\n"
                 + "{samples} synthetic features a class: validation U {U:.1f}  S {S:.1f}  H {H:.1f}, with the best tau "
                   "as well H {H with tau:.1f}".format(**result)
                 + f"\nvalidation chose {self.best}, {self.result['ratio']:g} for each real one; the final fit drew "

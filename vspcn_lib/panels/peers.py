@@ -45,13 +45,20 @@ class Curves:
         self.records = {n: r.record if isinstance(r, Found) else r for n, r in runs.items()}
         self.sweeps = {n: r.sweep() if isinstance(r, Found) else swept(r) for n, r in runs.items()}
         results = {n: r["result"] for n, r in self.records.items()}
-        splits = {(r["benchmark"], r["split"]) for r in results.values()}
-        if len(splits) != 1:
-            raise PanelError("curves can be compared on one split of one benchmark; these runs are of "
-                             + ("none" if not splits else " and ".join(sorted(f"{b} ({s})" for b, s in splits))))
+        of = sorted({self._data(r) for r in self.records.values()})
+        if len(of) != 1:
+            raise PanelError("curves can be compared on the same images alone; these runs are of "
+                             + (" and of ".join(of) or "none: mark at least one"))
         self.numbers = pd.DataFrame([{"run": n, **{k: r[k] for k in ("tau", "U", "S", "H")},
                                       "oracle H": r["oracle"]["H"], "gap": r["oracle"]["H"] - r["H"],
                                       "AUSUC": r["AUSUC"]} for n, r in results.items()])
+
+    @staticmethod
+    def _data(record: dict[str, Any]) -> str:
+        """Benchmark, split, image size and thinning of a record."""
+        data, r = record["config"]["data"], record["result"]
+        thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
+        return f"{r['benchmark']} ({data['size']} px{thinned}, split {r['split']})"
 
     def compute(self, state: Chosen, stop: Event | None = None) -> dict[str, Any]:
         """The row of `numbers` of the run."""
@@ -115,7 +122,7 @@ class CurvesView:
 def curves_panel(runs: dict[str, Found | dict[str, Any]]) -> Panel:
     """Seen-unseen curves of runs or records by name: `Found`, or records with their `sweep`.
 
-    Raises `PanelError` where there is none, or where they are of several splits.
+    Raises `PanelError` where there is none, or where they are of other images.
     """
     parts = Curves(runs)
     return Panel("Seen-unseen curves", Chosen(next(iter(runs))), [Choice("run", tuple(runs))], parts.compute,
@@ -125,7 +132,7 @@ def curves_panel(runs: dict[str, Found | dict[str, Any]]) -> Panel:
 # ---- attention of a peer ---
 @dataclass(frozen=True)
 class Beside:
-    """Which unseen image, VSPCN's stream, and MSDN's attribute by its part in the score (0: all of them)."""
+    """Which unseen image, VSPCN's stream, and which of the class's attributes by its part in MSDN's score (0: all)."""
 
     image: int
     stream: str
@@ -159,11 +166,11 @@ class PeerAttention:
         return own, region_attention(self.theirs, images), self.theirs.prototypes(row).cpu().numpy()
 
     def compute(self, state: Beside, stop: Event | None = None) -> dict[str, Any]:
-        """Both maps [side,side], the attribute and its term (or None), the terms of all, and the share in common."""
+        """Both maps [side,side], the attribute or None, terms [K], the class's attributes by them, what is shared."""
         own, regions, row = self.look(state.image)
-        terms = regions.terms(row)[0]
-        order = (-terms).argsort(kind="stable")
-        which = None if state.attribute == 0 else int(order[state.attribute - 1])
+        terms, has = regions.terms(row)[0], np.flatnonzero(row[0] > 0)
+        order = has[(-terms[has]).argsort(kind="stable")]
+        which = None if state.attribute == 0 else int(order[min(state.attribute, len(order)) - 1])
         theirs = regions.of_class(row)[0] if which is None else regions.maps[0, which]
         mine = own[state.stream]
         return {"ours": mine, "theirs": theirs, "attribute": which, "terms": terms, "order": order,
@@ -174,7 +181,7 @@ class PeerAttention:
         return self.names[self.work.bench.labels[self.indices[state.image]]]
 
     def draw(self, state: Beside, result: dict[str, Any]) -> Figure:
-        """The image, VSPCN's map, MSDN's map, and MSDN's largest terms of the true class's score."""
+        """The image, VSPCN's map, MSDN's map, and the terms of the true class's attributes in its score by MSDN."""
         figure = Figure(figsize=(10.2, 3.0), layout="constrained")
         axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.1))
         pixels = self.work.pixels[self.indices[state.image]].transpose(1, 2, 0) / 255.0
@@ -190,7 +197,7 @@ class PeerAttention:
                      color=[plots.COLOURS[1 if k == result["attribute"] else 2] for k in top])
         axes[3].invert_yaxis()
         axes[3].tick_params(axis="y", labelsize=8)
-        axes[3].set_title("MSDN: largest terms of the score", fontsize=9)
+        axes[3].set_title("MSDN: parts of the class's score", fontsize=9)
         return figure
 
     def describe(self, state: Beside, result: dict[str, Any]) -> str:
@@ -198,7 +205,8 @@ class PeerAttention:
         index = int(self.indices[state.image])
         said = "; ".join(f"{n}: {took[index]}" for n, took in self.took.items())
         where = "weighted by those of the class" if result["attribute"] is None else (
-            f"'{self.words[result['attribute']]}', number {state.attribute} by its part in the score")
+            f"'{self.words[result['attribute']]}', number {1 + list(result['order']).index(result['attribute'])} of "
+            f"{len(result['order'])} of the class by its part in the score")
         return (f"{self.name(state)}; taken for: {said}\nspread (1: even): VSPCN {spread(result['ours']):.2f}, MSDN "
                 f"{spread(result['theirs']):.2f}; {100 * result['shared']:.0f} % of both maps lie in the same places\n"
                 f"MSDN's attributes: {where}")

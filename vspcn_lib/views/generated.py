@@ -17,6 +17,8 @@ from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.features import extract
 
+MANY = 300  # features for a mean: few would be away from their own centre by chance
+
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
     """||mu_x - mu_y||^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) of two samples [n,D] and [m,D], each of at least 2.
@@ -122,10 +124,10 @@ class Opened:
         return {int(c): found[i, :n or int((self.labels == c).sum())] for i, c in enumerate(unseen)}
 
     def quality(self, n: int = 0) -> dict[int, dict[str, float]]:
-        """`quality` and `means` of every unseen class by its number, of `drawn` features."""
-        triple = self.real.numpy(), self.labels, self.drawn(n)
-        apart = means(*triple)
-        return {c: {**numbers, **apart[c]} for c, numbers in quality(*triple).items()}
+        """`quality` of `drawn` features of every unseen class by its number, and `means` of `MANY` of them."""
+        real = self.real.numpy(), self.labels
+        apart = means(*real, self.drawn(MANY))
+        return {c: {**numbers, **apart[c]} for c, numbers in quality(*real, self.drawn(n)).items()}
 
 
 def validation_curve(selection: dict[str, Any]) -> dict[str, list[float]]:
