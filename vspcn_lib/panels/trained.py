@@ -20,6 +20,7 @@ from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.curves import AlphaView
 from vspcn_lib.panels.fields import Slider, field_help
 from vspcn_lib.panels.keeping import named
+from vspcn_lib.panels.opening import opening
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
@@ -156,12 +157,16 @@ def alpha_panel(run: Path | str, images: int = 64) -> Panel:
     half = images_in("images", images, 2, 2**31) // 2
     folder = RunFolder(run)
     tau = float(folder.scores()["tau"])
-    work, model = load_trained(folder, quiet=True)
-    halves = [spread(part, work.bench.labels[part], half) for part in (work.bench.test_seen, work.bench.test_unseen)]
-    parts = AlphaProbe(work, model, np.concatenate(halves), tau)
-    sliders = [Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in parts.names]
-    panel = Panel("Alphas", parts.trained, sliders, parts.compute, parts.draw, parts.describe, source=named(run),
-                  view=AlphaView(parts), quick=parts.quick)
+    with opening("Alphas", "data and model", "images up to the deep blocks", "the trained alphas") as step:
+        step()
+        work, model = load_trained(folder, quiet=True)
+        sides = work.bench.test_seen, work.bench.test_unseen
+        step()
+        parts = AlphaProbe(work, model, np.concatenate([spread(s, work.bench.labels[s], half) for s in sides]), tau)
+        sliders = [Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in parts.names]
+        step()
+        panel = Panel("Alphas", parts.trained, sliders, parts.compute, parts.draw, parts.describe, source=named(run),
+                      view=AlphaView(parts), quick=parts.quick)
     panel.parts = parts
     Thread(target=parts.fill, daemon=True).start()
     return panel

@@ -124,7 +124,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
                   for m, s in zip(groups[c].mean(), spread, strict=True)]
     out["trainable"], out["seconds"] = groups["trainable"].first(), groups["seconds"].median().round().astype(int)
     out["seeds"] = groups.size()
-    return out.reset_index()
+    return Table(out.reset_index())
 
 
 def markdown(table: pd.DataFrame) -> str:
