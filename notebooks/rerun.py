@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -19,10 +20,19 @@ from vspcn_lib.panels.stored import WIDGET, drop_views
 
 
 def smaller(picture: str) -> str:
-    """A base64 PNG with at most 128 colours: a third of the bytes, and nobody sees the difference in a notebook."""
-    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        buffer = io.BytesIO()
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    """A base64 PNG with 150 solid and 100 transparent colours: a third of the bytes, hard to tell apart by eye."""
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as opened:
+        pixels = np.array(opened.convert("RGBA"))
+    solid = Image.fromarray(pixels[..., :3]).quantize(150, dither=Image.Dither.NONE)
+    clear = pixels[..., 3:] < 255
+    # Of Pillow's methods this one alone keeps transparency; its colours are coarse, and go to the edges of letters.
+    faint = Image.fromarray(pixels * clear).quantize(100, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    first, second = (np.reshape(part.getpalette("RGBA"), (-1, 4)) for part in (solid, faint))
+    colours = np.concatenate([first, second]).astype(np.uint8)
+    image = Image.fromarray(np.where(clear[..., 0], np.asarray(faint) + len(first), np.asarray(solid)).astype(np.uint8))
+    image.putpalette(colours[:, :3].tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True, transparency=colours[:, 3].tobytes())
     return base64.b64encode(buffer.getvalue()).decode()
 
 

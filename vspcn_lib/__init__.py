@@ -15,7 +15,7 @@ _ROOMS = {
     "runs.trained": "load_trained", "metrics": "gzsl_metrics tau_sweep ausuc", "config": "DataConfig update",
     "runs.identity": "open_benchmark", "runs.evaluation": "LeakError guard", "runs.folder": "RunFolder",
     "encoders.phrases": "attribute_phrase", "encoders.semantics": "load_vectors", "commands.predict": "predict",
-    "studies.records": "read_records read_scores summary", "studies.rows": "ROWS",
+    "studies.records": "read_records read_scores summary", "studies.rows": "ROWS", "studies.shown": "Table",
     "studies.tables": "PAPER_H ablation_table latex paired_bootstrap", "views": "gallery",
     "views.calibration": "read_story", "views.curves": "draw_curves read_curves", "views.figures": "draw_figures",
     "views.gallery": "plain_name", "panels.attention": "attention_panel", "panels.calibration": "landing_panel",

@@ -36,7 +36,7 @@ def opening(title: str, *steps: str) -> Iterator[Callable[[], None]]:
         say()
 
     def count() -> None:
-        while not ended.wait(0.5):
+        while (place is not None or hasattr(bar, "container")) and not ended.wait(0.5):  # no lines into a log
             say()
 
     counting = threading.Thread(target=count, daemon=True)
