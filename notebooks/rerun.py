@@ -23,13 +23,16 @@ def smaller(picture: str) -> str:
     """A base64 PNG with 150 solid and 100 transparent colours: a third of the bytes, hard to tell apart by eye."""
     with Image.open(io.BytesIO(base64.b64decode(picture))) as opened:
         pixels = np.array(opened.convert("RGBA"))
-    solid = Image.fromarray(pixels[..., :3]).quantize(150, dither=Image.Dither.NONE)
-    clear = pixels[..., 3:] < 255
-    # Of Pillow's methods this one alone keeps transparency; its colours are coarse, and go to the edges of letters.
-    faint = Image.fromarray(pixels * clear).quantize(100, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    first, second = (np.reshape(part.getpalette("RGBA"), (-1, 4)) for part in (solid, faint))
-    colours = np.concatenate([first, second]).astype(np.uint8)
-    image = Image.fromarray(np.where(clear[..., 0], np.asarray(faint) + len(first), np.asarray(solid)).astype(np.uint8))
+    clear = pixels[..., 3] < 255
+    index, colours = np.zeros(clear.shape, np.uint8), np.zeros((0, 4), np.uint8)
+    # Of Pillow's methods the second alone keeps transparency; its colours are coarse, and go to the edges of letters.
+    for part, most, method, channels in ((~clear, 150, Image.Quantize.MEDIANCUT, 3),
+                                         (clear, 100, Image.Quantize.FASTOCTREE, 4)):
+        if part.any():
+            few = Image.fromarray(pixels[part][None, :, :channels]).quantize(most, method, dither=Image.Dither.NONE)
+            index[part] = np.asarray(few)[0] + len(colours)
+            colours = np.concatenate([colours, np.reshape(few.getpalette("RGBA"), (-1, 4)).astype(np.uint8)])
+    image = Image.fromarray(index)
     image.putpalette(colours[:, :3].tobytes())
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True, transparency=colours[:, 3].tobytes())
