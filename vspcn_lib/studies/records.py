@@ -18,6 +18,7 @@ from vspcn_lib.runs.folder import read_scores as read_scores  # notebooks read c
 from vspcn_lib.studies.sameness import anywhere as anywhere
 from vspcn_lib.studies.sameness import config_of as config_of
 from vspcn_lib.studies.sameness import data_of, distinct
+from vspcn_lib.studies.shown import Table
 
 
 def write_record(run: Path, target: Path, **more: str) -> Path:
