@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -19,10 +20,22 @@ from vspcn_lib.panels.stored import WIDGET, drop_views
 
 
 def smaller(picture: str) -> str:
-    """A base64 PNG with at most 128 colours: a third of the bytes, and nobody sees the difference in a notebook."""
-    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        buffer = io.BytesIO()
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    """A base64 PNG with 150 solid and 100 transparent colours: a third of the bytes, hard to tell apart by eye."""
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as opened:
+        pixels = np.array(opened.convert("RGBA"))
+    clear = pixels[..., 3] < 255
+    index, colours = np.zeros(clear.shape, np.uint8), np.zeros((0, 4), np.uint8)
+    # Of Pillow's methods the second alone keeps transparency; its colours are coarse, and go to the edges of letters.
+    for part, most, method, channels in ((~clear, 150, Image.Quantize.MEDIANCUT, 3),
+                                         (clear, 100, Image.Quantize.FASTOCTREE, 4)):
+        if part.any():
+            few = Image.fromarray(pixels[part][None, :, :channels]).quantize(most, method, dither=Image.Dither.NONE)
+            index[part] = np.asarray(few)[0] + len(colours)
+            colours = np.concatenate([colours, np.reshape(few.getpalette("RGBA"), (-1, 4)).astype(np.uint8)])
+    image = Image.fromarray(index)
+    image.putpalette(colours[:, :3].tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True, transparency=colours[:, 3].tobytes())
     return base64.b64encode(buffer.getvalue()).decode()
 
 

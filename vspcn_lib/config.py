@@ -109,9 +109,9 @@ class ModelConfig:
     """factor on cosine scores; 20 is the reference linear head's, a softmax temperature of 0.05"""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("alpha_v", 0, 1), ("alpha_s", 0, 1), ("alpha_a", 0, 1), ("visual_prompts", 0, 512),
-                                ("semantic_prompts", 0, 512), ("fusion_heads", 0, 512), ("first_strong_block", 1, 1000),
-                                ("scale", 1e-3, 1e3)):
+        for name, low, high in (("alpha_v", 0.0, 1.0), ("alpha_s", 0.0, 1.0), ("alpha_a", 0.0, 1.0),
+                                ("visual_prompts", 0, 512), ("semantic_prompts", 0, 512), ("fusion_heads", 0, 512),
+                                ("first_strong_block", 1, 1000), ("scale", 1e-3, 1e3)):
             check_range(f"model.{name}", getattr(self, name), low, high)
 
 

@@ -74,8 +74,8 @@ def _eventually(page, change, seconds: float = 30.0):
 
 
 # Milliseconds from an event at the slider (or at a canvas) until what `watch` looks at has changed, 20 times.
-MOVES = """async ([slider, watch, values]) => {
-  const input = document.querySelector(slider), seen = document.querySelector(watch), times = [];
+MOVES = """async ([slider, watch, values, which]) => {
+  const input = document.querySelector(slider), seen = document.querySelectorAll(watch)[which || 0], times = [];
   for (const v of values) {
     const changed = new Promise((done) => {
       const observer = new MutationObserver(() => { observer.disconnect(); done(); });
@@ -86,6 +86,46 @@ MOVES = """async ([slider, watch, values]) => {
     input.value = v; input.dispatchEvent(new Event("input"));
     await changed;
     times.push(performance.now() - start);
+    await new Promise((r) => setTimeout(r, 60));
+  }
+  return times;
+}"""
+
+
+# Milliseconds between two pictures while a slider is dragged from `low` to `high` and back, one event a frame, for 2 s.
+DRAG = """async ([slider, watch, low, high, which]) => {
+  const input = document.querySelector(slider), seen = document.querySelectorAll(watch)[which || 0], times = [];
+  let changed = false;
+  const observer = new MutationObserver(() => { changed = true; });
+  observer.observe(seen, { subtree: true, attributes: true, childList: true, characterData: true });
+  const start = performance.now();
+  let last = start;
+  for (let i = 0; performance.now() - start < 2000; i++) {
+    input.value = low + (high - low) * Math.abs((i / 30) % 2 - 1);
+    input.dispatchEvent(new Event("input"));
+    await new Promise(requestAnimationFrame);
+    if (changed) { times.push(performance.now() - last); last = performance.now(); changed = false; }
+  }
+  observer.disconnect();
+  return times;
+}"""
+
+# Milliseconds from a click at a point until its card is below, for 20 points of the first layout.
+PINS = """async () => {
+  const c = document.querySelector('.vspcn canvas[role=img]'), b = c.getBoundingClientRect(), times = [];
+  const pins = document.querySelector('.vspcn-cards[aria-live]'), tip = c.closest('.vspcn').querySelector('.vspcn-tip');
+  for (let i = 1; times.length < 20 && i < 2000; i++) {
+    const at = {clientX: b.left + b.width * (i * 0.6180339887 % 1), clientY: b.top + b.height * (i * 0.7548776662 % 1)};
+    c.dispatchEvent(new PointerEvent('pointermove', at));
+    if (tip.style.display === 'none') continue;
+    const before = pins.innerText, start = performance.now();
+    const changed = new Promise((done) => {
+      const observer = new MutationObserver(() => { observer.disconnect(); done(true); });
+      observer.observe(pins, {childList: true});
+      setTimeout(() => { observer.disconnect(); done(false); }, 5000);
+    });
+    c.dispatchEvent(new MouseEvent('click', at));
+    if (await changed) times.push(performance.now() - start);
     await new Promise((r) => setTimeout(r, 60));
   }
   return times;
@@ -125,6 +165,8 @@ def test_tau_is_dragged_hovered_and_clicked(page, lab):
     times = page.evaluate(MOVES, [".vspcn-range input[type=range]", ".vspcn svg",
                                   [round(0.5 + 0.2 * i, 2) for i in range(20)]])
     _measured("tau move to changed picture", 20, times)
+    _measured("tau, between two pictures while dragging", 40, page.evaluate(DRAG, [
+        ".vspcn-range input[type=range]", ".vspcn svg", -1.0, 6.0]))
     bad = page.locator(".vspcn-range input[type=text]").first
     bad.fill("many")
     bad.press("Enter")
@@ -209,13 +251,15 @@ def test_points_show_their_images_and_a_click_pins_one(page, lab):
     tip = page.locator(".vspcn-tip:visible").first.inner_text()
     assert "VSPCN:" in tip and "ViT only:" in tip and ("(seen)" in tip or "(unseen)" in tip)
     _shot(page, "07-hover")
-    start = time.monotonic()
     page.mouse.down()
     page.mouse.up()
     page.wait_for_selector(".vspcn-card canvas")
-    WANTED["click to pinned photo"] = 1000 * (time.monotonic() - start), 60
     name = tip.splitlines()[0].rsplit(" (", 1)[0]
     _eventually(page, lambda: name in _numbers(page))
+    times = page.evaluate(PINS)
+    assert len(times) == 20
+    _measured("click to pinned photo", 60, times)
+    _shot(page, "07-pinned")
     legend = page.locator(".vspcn [role=button][aria-label^='hide ']").first
     legend.click()
     page.wait_for_selector(".vspcn [role=button][aria-label^='show ']")
@@ -227,7 +271,8 @@ def test_points_show_their_images_and_a_click_pins_one(page, lab):
 @pytest.mark.real_cache
 def test_a_cell_of_the_grid_and_a_thumbnail_are_picked(page, lab):
     address, _ = lab
-    open_notebook(page, address, "06_attention_maps", "[role=gridcell] canvas")
+    took = open_notebook(page, address, "06_attention_maps", "[role=gridcell] canvas")
+    WANTED["panel of 06 opens"] = 1000 * took, 15_000
     before = _numbers(page)
     page.locator("[role=gridcell]").nth(75).click()
     _eventually(page, lambda: _numbers(page) != before)
@@ -240,7 +285,8 @@ def test_a_cell_of_the_grid_and_a_thumbnail_are_picked(page, lab):
 @pytest.mark.real_cache
 def test_an_alpha_move_is_answered_at_once_and_in_full_when_it_rests(page, lab):
     address, _ = lab
-    open_notebook(page, address, "08_hyperparameters", ".vspcn svg circle.now")
+    took = open_notebook(page, address, "08_hyperparameters", ".vspcn svg circle.now")
+    WANTED["panel of 08 opens"] = 1000 * took, 15_000
     before = _numbers(page)
     start = time.monotonic()
     page.evaluate("""() => { const s = document.querySelector('.vspcn-range input[type=range]');
@@ -251,6 +297,32 @@ def test_an_alpha_move_is_answered_at_once_and_in_full_when_it_rests(page, lab):
     WANTED["alpha, full answer"] = 1000 * (time.monotonic() - start), 1500
     assert "alpha_v 0.85" in shown and "…" not in shown
     _shot(page, "08")
+
+
+@pytest.mark.real_cache
+def test_the_sliders_of_fusion_move_their_pictures(page, lab):
+    address, _ = lab
+    took = open_notebook(page, address, "02_inside_vspcn", ".vspcn-range input[aria-label=alpha_s]")
+    WANTED["notebook 02 to its panel"] = 1000 * took, 25_000
+    alpha_s, alpha_v = (f".vspcn-range input[type=range][aria-label=alpha_{k}]" for k in "sv")
+    page.locator(alpha_s).scroll_into_view_if_needed()
+    values = [round(0.05 * (i % 19), 2) for i in range(20)]
+    _measured("fusion, alpha_s move to changed bars", 40, page.evaluate(MOVES, [alpha_s, ".vspcn svg[aria-label=mix]",
+                                                                                values]))
+    _measured("fusion, alpha_v move to changed map", 40, page.evaluate(MOVES, [alpha_v, ".vspcn .vspcn-row", values]))
+    _measured("fusion, between two pictures while dragging", 40, page.evaluate(DRAG, [
+        alpha_s, ".vspcn svg[aria-label=mix]", 0.0, 1.0]))
+    _shot(page, "02-fusion")
+
+
+def test_no_cell_of_a_table_wraps(page, lab):
+    address, _ = lab
+    open_notebook(page, address, "04_ablations", ".jp-RenderedHTMLCommon table", run=False)
+    tall = page.evaluate("""() => [...document.querySelectorAll('.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th')]
+      .filter((e) => { const r = document.createRange(); r.selectNodeContents(e);
+        return new Set([...r.getClientRects()].map((b) => Math.round(b.top))).size > 1; }).map((e) => e.textContent)""")
+    _shot(page, "04-tables")
+    assert tall == []
 
 
 def test_a_narrow_window_wraps_and_nothing_is_cut(page, lab):

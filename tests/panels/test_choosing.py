@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from vspcn_lib.panels.checks import PanelError
 from vspcn_lib.panels.chooser import Chooser, compare_panel, overlay_panel
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.errors import Errors, ErrorView, Wrong
+from vspcn_lib.panels.opening import opening, told
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.studies.tables import latex, paired_bootstrap
 from vspcn_lib.views.found import find
@@ -90,6 +92,38 @@ def test_a_choice_replaces_the_panel_and_a_mistake_leaves_it(places, monkeypatch
     monkeypatch.setattr(chosen, "open", opened.append)
     chosen.look()  # a list made anew is no choice
     assert opened == []
+
+
+def test_a_chooser_says_which_step_of_opening_it_is_at(places, monkeypatch, capsys):
+    monkeypatch.setattr(chooser, "all_runs", lambda: find(*places))
+    said = []
+
+    def build(_):
+        with opening("a panel", "data", "pictures") as step:
+            step()
+            said.append(chosen.sentence if begun else "")
+            step()
+            said.append(chosen.sentence if begun else "")
+        return overlay_panel({"mine": _scores(3)})
+
+    begun = False
+    chosen = Chooser(build, places[0] / "deep" / "one")
+    assert "opening a panel" in capsys.readouterr().err  # no chooser yet: a bar where the cell's output is
+    begun = True
+    chosen.open(places[0] / "deep" / "one")
+    assert "data (step 1 of 2), 0 s" in said[-2] and "pictures (step 2 of 2)" in said[-1]
+    assert chosen.sentence == "" and capsys.readouterr().err == ""
+
+
+def test_the_time_of_a_long_step_is_counted():
+    heard = []
+    with told(heard.append), opening("a panel", "data") as step:
+        step()
+        time.sleep(1.3)
+    assert heard[0] == "opening a panel: begins, 0 s" and heard[-1] == "opening a panel: data (step 1 of 1), 1 s"
+    ended = len(heard)
+    time.sleep(0.7)
+    assert len(heard) == ended
 
 
 def test_several_runs_are_overlaid_by_name(places, monkeypatch):

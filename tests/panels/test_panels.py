@@ -424,6 +424,45 @@ def test_two_threads_do_not_compute_under_each_others_alphas(world):
             np.testing.assert_allclose(found, alone[i % 2], atol=1e-5)
 
 
+def test_a_first_answer_is_a_part_of_the_full_one_and_is_not_computed_twice(world, monkeypatch):
+    work, model = world
+    images = torch.cat([x for x, _, _ in work.batches(work.bench.test_unseen[:6], augment=False).epoch(0)])
+    rows, first = torch.as_tensor(work.bench.prototypes), [4, 1, 2]
+    plain = Probe(model, images, rows).scores(0.3, 0.6, 0.2)
+    probe, computed, deep = Probe(model, images, rows, chunk=2, first=first), [], model.deep
+    monkeypatch.setattr(model, "deep", lambda tokens, s: computed.append(len(tokens)) or deep(tokens, s))
+    np.testing.assert_allclose(probe.scores(0.3, 0.6, 0.2, few=True), plain[first], atol=1e-5)
+    assert computed == [2, 1]
+    np.testing.assert_allclose(probe.scores(0.3, 0.6, 0.2), plain, atol=1e-5)  # in the images' own order
+    assert computed == [2, 1, 2, 1]
+    np.testing.assert_allclose(probe.scores(0.3, 0.6, 0.2), plain, atol=1e-5)
+    assert len(computed) == 8 and not probe._begun  # what is complete is not kept twice
+
+
+def test_a_patient_computation_waits_for_every_other_one(world, monkeypatch):
+    work, model = world
+    images = torch.cat([x for x, _, _ in work.batches(work.bench.test_unseen[:6], augment=False).epoch(0)])
+    probe, deep, order = Probe(model, images, torch.as_tensor(work.bench.prototypes), chunk=1), model.deep, []
+    begun, asked = threading.Event(), threading.Event()
+
+    def noted(tokens, attributes):
+        order.append(model.strong_visual[0].alpha)
+        begun.set()
+        assert asked.wait(20)
+        return deep(tokens, attributes)
+
+    monkeypatch.setattr(model, "deep", noted)
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(probe.scores, 0.9, 0.5, 0.5, patient=True)
+        assert begun.wait(20)
+        quick = pool.submit(probe.scores, 0.1, 0.5, 0.5)
+        while not probe._asking:
+            pass
+        asked.set()
+        assert quick.result(20).shape == slow.result(20).shape
+    assert order == [0.9] + 6 * [0.1] + 5 * [0.9]
+
+
 def test_a_probe_covers_every_class_before_it_repeats_one():
     labels = np.repeat(np.arange(5), (9, 1, 4, 2, 6))
     for count in (5, 7, 12):

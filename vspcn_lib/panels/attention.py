@@ -16,6 +16,7 @@ from vspcn_lib.panels.checks import images_in, prompted, spread
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider
 from vspcn_lib.panels.keeping import named
+from vspcn_lib.panels.opening import opening
 from vspcn_lib.panels.pictures import AttentionView
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
@@ -185,16 +186,20 @@ def attention_panel(run: Path | str, images: int = 200) -> Panel:
     run = Path(run)
     prompted(run)
     images, folder = images_in("images", images, 1, 2**31), RunFolder(run)
-    work, model = load_trained(folder, quiet=True)
-    shares = (work.bench.test_unseen, images - images // 4), (work.bench.test_seen, images // 4)
-    indices = np.concatenate([spread(w, work.bench.labels[w], n) for w, n in shares])
-    saved = folder.scores()
-    right = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1) == saved["labels"]
-    wrong = np.isin(indices, saved["indices"][~right]) if "indices" in saved else None
-    parts = Attention(work, model, indices, wrong)
-    last, streams = len(model.backbone.blocks), tuple(parts.prompts)
-    return Panel("Attention", Look(0, last, streams[-1], -1),
-                 [Slider("image", 0, len(parts.indices) - 1, 1, "unseen classes first"),
-                  Slider("block", 1, last, 1, "of the ViT"), Choice("stream", streams),
-                  Slider("prompt", -1, max(parts.prompts.values()) - 1, 1, "-1: the mean of all prompts")],
-                 parts.compute, parts.draw, parts.describe, source=named(run), view=AttentionView(parts))
+    with opening("Attention", "data and model", "which maps move with the image", "thumbnails and maps") as step:
+        step()
+        work, model = load_trained(folder, quiet=True)
+        shares = (work.bench.test_unseen, images - images // 4), (work.bench.test_seen, images // 4)
+        indices = np.concatenate([spread(w, work.bench.labels[w], n) for w, n in shares])
+        saved = folder.scores()
+        right = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1) == saved["labels"]
+        wrong = np.isin(indices, saved["indices"][~right]) if "indices" in saved else None
+        step()
+        parts = Attention(work, model, indices, wrong)
+        last, streams = len(model.backbone.blocks), tuple(parts.prompts)
+        step()
+        return Panel("Attention", Look(0, last, streams[-1], -1),
+                     [Slider("image", 0, len(parts.indices) - 1, 1, "unseen classes first"),
+                      Slider("block", 1, last, 1, "of the ViT"), Choice("stream", streams),
+                      Slider("prompt", -1, max(parts.prompts.values()) - 1, 1, "-1: the mean of all prompts")],
+                     parts.compute, parts.draw, parts.describe, source=named(run), view=AttentionView(parts))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from vspcn_lib.panels.controls import Panel, heard, show, spoken
 from vspcn_lib.panels.fields import Choice
 from vspcn_lib.panels.keeping import project_outputs
 from vspcn_lib.panels.live.bars import Bars
+from vspcn_lib.panels.opening import told
 from vspcn_lib.panels.records import calibration_panel
 from vspcn_lib.studies.tables import paired_bootstrap
 from vspcn_lib.views import plots
@@ -88,21 +88,18 @@ class Chooser:
     def open(self, chosen: Any) -> None:
         """Build the panel of what was `chosen` in the place of the one before; a mistake leaves that as it is."""
         with self._busy:
-            start, ended = time.monotonic(), Event()
-            threading.Thread(target=self._count, args=(start, ended), daemon=True).start()
+            self._say("opening ...")
             try:
-                panel = self.build(chosen)
+                with told(self._say):
+                    panel = self.build(chosen)
             except Exception as error:  # shown to the reader; the panel before it lives on
-                ended.set()
                 self.message.value = spoken(f"{type(error).__name__}: {error}", wrong=True)
                 return
-            ended.set()
             self.panel, self.holder.children = panel, [panel.box]
             self.message.value = ""
 
-    def _count(self, start: float, ended: Event) -> None:
-        while not ended.wait(0.5):
-            self.message.value = spoken(f"opening ... {time.monotonic() - start:.0f} s")
+    def _say(self, sentence: str) -> None:
+        self.message.value = spoken(sentence)
 
     def _ipython_display_(self) -> None:
         """The live chooser and panel; for a page without a kernel the panel's picture and numbers."""

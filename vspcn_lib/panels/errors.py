@@ -20,6 +20,7 @@ from vspcn_lib.panels.keeping import named
 from vspcn_lib.panels.live.bars import Bars
 from vspcn_lib.panels.live.base import atlas
 from vspcn_lib.panels.live.thumbs import Thumbs
+from vspcn_lib.panels.opening import opening
 from vspcn_lib.runs.evaluation import forward
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
@@ -181,9 +182,12 @@ def error_panel(run: Path | str) -> Panel:
     saved = folder.scores()
     if "indices" not in saved:
         raise PanelError(f"{run} does not keep which images its scores are of: train again with this version")
-    work, model = load_trained(folder, quiet=True)
-    parts = Errors(work, saved, model)
-    return Panel("Errors", Wrong("all", 0), [Choice("kind", KINDS),
-                                             Slider("image", 0, len(parts.order) - 1, 1, "worst first")],
-                 parts.compute, parts.draw, parts.describe, source=named(run), view=ErrorView(parts),
-                 table=parts.table)
+    with opening("Errors", "data and model", "the wrong images") as step:
+        step()
+        work, model = load_trained(folder, quiet=True)
+        step()
+        parts = Errors(work, saved, model)
+        return Panel("Errors", Wrong("all", 0), [Choice("kind", KINDS),
+                                                 Slider("image", 0, len(parts.order) - 1, 1, "worst first")],
+                     parts.compute, parts.draw, parts.describe, source=named(run), view=ErrorView(parts),
+                     table=parts.table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -17,13 +18,15 @@ from vspcn_lib.panels.checks import PanelError, prompted
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider, field_help
 from vspcn_lib.panels.keeping import named
+from vspcn_lib.panels.opening import is_told, opening
 from vspcn_lib.panels.pictures import FusionView, LayoutView
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.system.environment import cores
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.capture import attention_maps
-from vspcn_lib.views.embeddings import cls_embeddings, separation, tsne_layout
+from vspcn_lib.views.embeddings import Tested, cls_embeddings, separation, tsne_layout
 from vspcn_lib.views.found import Found
 
 
@@ -113,17 +116,20 @@ def fusion_panel(run: Path, image: int = 0) -> Panel:
     """
     run = Path(run)
     prompted(run, strong=True, both=True)
-    work, model = load_trained(RunFolder(run), quiet=True)
-    if not 0 <= image < len(work.bench.test_unseen):
-        raise PanelError(f"image = {image}: choose an unseen test image, 0 to {len(work.bench.test_unseen) - 1}")
-    parts, c = StrongFusion(work, model, int(work.bench.test_unseen[image])), model.config
-    first, last = c.first_strong_block, len(model.backbone.blocks)
-    return Panel("Strong fusion", Mix(last, 0, c.alpha_v, c.alpha_s),
-                 [Slider("block", first, last, 1, "deep blocks only"),
-                  Slider("prompt", 0, max(c.visual_prompts, c.semantic_prompts) - 1, 1, "which prompt"),
-                  *(Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in ("alpha_v", "alpha_s"))],
-                 parts.compute, parts.draw, parts.describe, source=named(run), view=FusionView(parts),
-                 table=parts.table)
+    with opening("Strong fusion", "data and model", "the image") as step:
+        step()
+        work, model = load_trained(RunFolder(run), quiet=True)
+        if not 0 <= image < len(work.bench.test_unseen):
+            raise PanelError(f"image = {image}: choose an unseen test image, 0 to {len(work.bench.test_unseen) - 1}")
+        step()
+        parts, c = StrongFusion(work, model, int(work.bench.test_unseen[image])), model.config
+        first, last = c.first_strong_block, len(model.backbone.blocks)
+        return Panel("Strong fusion", Mix(last, 0, c.alpha_v, c.alpha_s),
+                     [Slider("block", first, last, 1, "deep blocks only"),
+                      Slider("prompt", 0, max(c.visual_prompts, c.semantic_prompts) - 1, 1, "which prompt"),
+                      *(Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in ("alpha_v", "alpha_s"))],
+                     parts.compute, parts.draw, parts.describe, source=named(run), view=FusionView(parts),
+                     table=parts.table)
 
 
 # ---- t-SNE ---
@@ -138,7 +144,7 @@ class Map:
 class Layouts:
     """t-SNE layouts of several embeddings of the same images, each perplexity computed once, when first asked for."""
 
-    def __init__(self, work: Workspace, indices: np.ndarray, embeddings: dict[str, np.ndarray],
+    def __init__(self, work: Workspace | Tested, indices: np.ndarray, embeddings: dict[str, np.ndarray],
                  predicted: dict[str, np.ndarray]) -> None:
         self.work, self.indices, self.names, self.predicted = work, indices, list(embeddings), predicted
         self.embeddings, self.found = embeddings, {}
@@ -153,9 +159,10 @@ class Layouts:
 
     def compute(self, state: Map, stop: Event | None = None) -> dict[str, dict[str, Any]]:
         """The layout [n,2] of each embedding, and its `separation`."""
-        for name in self.names:
-            if (name, state.perplexity) not in self.found:
-                self.found[name, state.perplexity] = tsne_layout(self.embeddings[name], state.perplexity)
+        missing = [name for name in self.names if (name, state.perplexity) not in self.found]
+        with ThreadPoolExecutor(min(cores(), max(1, len(missing)))) as pool:  # each layout is a thread's work
+            found = pool.map(lambda name: tsne_layout(self.embeddings[name], state.perplexity), missing)
+            self.found |= {(name, state.perplexity): layout for name, layout in zip(missing, found, strict=True)}
         return {"layouts": {n: self.found[n, state.perplexity] for n in self.names}, "separation": self.numbers}
 
     def draw(self, state: Map, result: dict[str, dict[str, Any]]) -> Figure:
@@ -199,22 +206,23 @@ def tsne_panel(runs: dict[str, Path | str | Found], perplexities: tuple[int, ...
     if not runs or not perplexities:
         raise PanelError("t-SNE needs at least one run and one perplexity: give a name and a run folder, such as "
                          "{'VSPCN': Path('outputs/demo/birdlets')}")
-    folders, embeddings, predicted, indices, work, split = {}, {}, {}, None, None, ""
-    for name, run in runs.items():
-        run = run.path if isinstance(run, Found) else Path(run)
-        folders[name] = run
-        found = (RunFolder(run).read_json("result.json") or {}).get("split", "")
-        if indices is not None and found != split:
-            first = next(iter(folders.values()))
-            raise PanelError(f"{run} is a run of another split than {first}: compare runs of one "
+    folders = {name: run.path if isinstance(run, Found) else Path(run) for name, run in runs.items()}
+    splits = {run: (RunFolder(run).read_json("result.json") or {}).get("split", "") for run in folders.values()}
+    for run, split in splits.items():
+        if split != splits[next(iter(splits))]:
+            raise PanelError(f"{run} is a run of another split than {next(iter(splits))}: compare runs of one "
                              "benchmark")
-        split = found
-        work, indices, embeddings[name] = cls_embeddings(run, indices)
-        saved = RunFolder(run).scores()
-        predicted[name] = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1)
-    parts = Layouts(work, indices, embeddings, predicted)
-    return Panel("t-SNE", Map(perplexities[-1], len(indices) - 1),
-                 [Choice("perplexity", perplexities, "each layout is computed once, when first asked for"),
-                  Slider("image", 0, len(indices) - 1, 1, "the point to look at; unseen classes come last")],
-                 parts.compute, parts.draw, parts.describe, source={name: named(run) for name, run in folders.items()},
-                 view=LayoutView(parts), table=parts.table)
+    embeddings, predicted = {}, {}
+    with opening("t-SNE", *(f"embeddings of {name}" for name in folders), "layouts") as step:
+        for name, run in folders.items():
+            step()
+            tested, saved = cls_embeddings(run, progress=not is_told()), RunFolder(run).scores()
+            embeddings[name] = tested.embedded
+            predicted[name] = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1)
+        step()
+        parts = Layouts(tested, tested.indices, embeddings, predicted)
+        return Panel("t-SNE", Map(perplexities[-1], len(parts.indices) - 1),
+                     [Choice("perplexity", perplexities, "each layout is computed once, when first asked for"),
+                      Slider("image", 0, len(parts.indices) - 1, 1, "the point to look at; unseen classes come last")],
+                     parts.compute, parts.draw, parts.describe, view=LayoutView(parts), table=parts.table,
+                     source={name: named(run) for name, run in folders.items()})

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from vspcn_lib.studies.tables import latex
 from vspcn_lib.system.environment import environment
-from vspcn_lib.views.plots import png
+from vspcn_lib.views.pages import on_page
 
 FORMATS = {"PNG, 300 dpi": ".png", "SVG": ".svg", "PDF": ".pdf"}
 TABLES = {"table, CSV": ".csv", "table, LaTeX": ".tex"}
@@ -46,7 +46,7 @@ class Shown:
     @cached_property
     def picture(self) -> bytes:
         """The figure as PNG, as a page without a kernel shows it."""
-        return png(self.figure)
+        return on_page(self.figure)
 
 
 def keep(shown: Shown, folder: Path, title: str, source: dict[str, Any], suffix: str,

@@ -20,6 +20,7 @@ from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.curves import AlphaView
 from vspcn_lib.panels.fields import Slider, field_help
 from vspcn_lib.panels.keeping import named
+from vspcn_lib.panels.opening import opening
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
@@ -46,10 +47,9 @@ class AlphaProbe:
     def __init__(self, work: Workspace, model: VSPCN, indices: np.ndarray, tau: float, few: int = 16) -> None:
         self.tau, self.labels, self.unseen = tau, work.bench.labels[indices], work.bench.unseen_mask
         images = torch.cat([x for x, _, _ in work.batches(indices, augment=False).epoch(0)])
-        rows = torch.as_tensor(work.bench.prototypes, device=images.device)
         sides = self.unseen[self.labels], ~self.unseen[self.labels]
         self.few = np.concatenate([np.flatnonzero(side)[:few // 2] for side in sides])
-        self.probe, self.first = Probe(model, images, rows), Probe(model, images[self.few], rows)
+        self.probe = Probe(model, images, torch.as_tensor(work.bench.prototypes, device=images.device), first=self.few)
         c = model.config
         self.trained = Alphas(c.alpha_v, c.alpha_s, c.alpha_a)
         there = bool(c.visual_prompts), bool(c.semantic_prompts), bool(c.semantic_prompts and c.adapter)
@@ -61,16 +61,17 @@ class AlphaProbe:
 
     def compute(self, state: Alphas, stop: Event | None = None) -> dict[str, Any]:
         """U, S, H at the run's own tau, and the standard error of H: other images of these classes would differ so."""
-        return self._answer(state, stop, quick=False)
+        return self._answer(state, stop)
 
     def quick(self, state: Alphas) -> dict[str, Any]:
         """The same of few images, at once; the full answer where it is known already."""
-        return self._kept.get((False, state)) or self._answer(state, None, quick=True)
+        return self._kept.get((False, state)) or self._answer(state, quick=True)
 
-    def _answer(self, state: Alphas, stop: Event | None, quick: bool) -> dict[str, Any]:
+    def _answer(self, state: Alphas, stop: Event | None = None, quick: bool = False,
+                patient: bool = False) -> dict[str, Any]:
         if (quick, state) not in self._kept:
-            probe, labels = (self.first, self.labels[self.few]) if quick else (self.probe, self.labels)
-            scores = probe.scores(state.alpha_v, state.alpha_s, state.alpha_a, stop)
+            labels = self.labels[self.few] if quick else self.labels
+            scores = self.probe.scores(state.alpha_v, state.alpha_s, state.alpha_a, stop, quick, patient)
             right = (scores + self.tau * self.unseen).argmax(1)
             rng, sides = np.random.default_rng(0), (self.unseen[labels], ~self.unseen[labels])
             drawn = np.array([[metrics.per_class_accuracy(right[i], labels[i])
@@ -81,11 +82,12 @@ class AlphaProbe:
         return self._kept[quick, state]
 
     def trace(self, points: int = 9) -> pd.DataFrame:
-        """H along each alpha with the others as trained; kept, and drawn behind the moving point."""
+        """H along each alpha with the others as trained; drawn behind the moving point. Moves go first."""
         for name in self.names:
             own = getattr(self.trained, name)
             values = np.union1d(np.linspace(0, 1, points), [own / 2, own])  # a low alpha has much below it to show
-            found = [self.compute(dataclasses.replace(self.trained, **{name: float(v)}))["at"].H for v in values]
+            found = [self._answer(dataclasses.replace(self.trained, **{name: float(v)}), patient=True)["at"].H
+                     for v in values]
             self.curves[name] = pd.DataFrame({name: values, "H": found})
             self.heard()
         return pd.concat([c.rename(columns={n: "alpha"}).assign(name=n) for n, c in self.curves.items()])
@@ -93,8 +95,9 @@ class AlphaProbe:
     def chart(self, points: int = 5) -> pd.DataFrame:
         """H of the first images over alpha_v (rows) and alpha_s (columns), alpha_a as trained; kept."""
         values = np.linspace(0, 1, points)
-        self.map = pd.DataFrame([[self._answer(dataclasses.replace(self.trained, alpha_v=float(v), alpha_s=float(s)),
-                                               None, quick=True)["at"].H for s in values] for v in values],
+        states = [[dataclasses.replace(self.trained, alpha_v=v, alpha_s=s) for s in map(float, values)]
+                  for v in map(float, values)]
+        self.map = pd.DataFrame([[self._answer(s, quick=True, patient=True)["at"].H for s in row] for row in states],
                                 index=pd.Index(values, name="alpha_v"), columns=pd.Index(values, name="alpha_s"))
         return self.map
 
@@ -154,12 +157,16 @@ def alpha_panel(run: Path | str, images: int = 64) -> Panel:
     half = images_in("images", images, 2, 2**31) // 2
     folder = RunFolder(run)
     tau = float(folder.scores()["tau"])
-    work, model = load_trained(folder, quiet=True)
-    halves = [spread(part, work.bench.labels[part], half) for part in (work.bench.test_seen, work.bench.test_unseen)]
-    parts = AlphaProbe(work, model, np.concatenate(halves), tau)
-    sliders = [Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in parts.names]
-    panel = Panel("Alphas", parts.trained, sliders, parts.compute, parts.draw, parts.describe, source=named(run),
-                  view=AlphaView(parts), quick=parts.quick)
+    with opening("Alphas", "data and model", "images up to the deep blocks", "the trained alphas") as step:
+        step()
+        work, model = load_trained(folder, quiet=True)
+        sides = work.bench.test_seen, work.bench.test_unseen
+        step()
+        parts = AlphaProbe(work, model, np.concatenate([spread(s, work.bench.labels[s], half) for s in sides]), tau)
+        sliders = [Slider(n, 0.0, 1.0, 0.05, field_help(f"model.{n}")) for n in parts.names]
+        step()
+        panel = Panel("Alphas", parts.trained, sliders, parts.compute, parts.draw, parts.describe, source=named(run),
+                      view=AlphaView(parts), quick=parts.quick)
     panel.parts = parts
     Thread(target=parts.fill, daemon=True).start()
     return panel

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from vspcn_lib import metrics
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.runs import calibration
+from vspcn_lib.runs.embedded import keep_embedded
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.processes import gather, share
 from vspcn_lib.runs.workspace import Workspace
@@ -45,10 +46,12 @@ def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray,
+          kept: list[np.ndarray] | None = None) -> np.ndarray:
     """The score matrix [n, len(classes)] of images `indices`, float32; each process scores its share of them.
 
-    A matrix larger than a quarter of the memory lies in a mapped file, which the metrics read in chunks.
+    The cls embeddings [B,E] of its batches, of the same pass, are appended to `kept`. A matrix larger than a quarter
+    of the memory lies in a mapped file, which the metrics read in chunks.
     """
     model.eval()
     acc = work.accelerator
@@ -61,6 +64,8 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
         with work.autocast():
             embedded = forward(model, x)
         out[done:done + len(x)] = model.scores(embedded, prototypes).cpu()
+        if kept is not None and "cls" in embedded:
+            kept.append(embedded["cls"].float().cpu().numpy())
         done += len(x)
     if acc.num_processes > 1:
         out = gather(torch.from_numpy(out).to(acc.device), len(indices), acc).cpu().numpy()
@@ -121,11 +126,14 @@ def evaluate(work: Workspace, folder: RunFolder, model: ZeroShotModel, selected:
     """
     bench, tau = work.bench, (calibrated or selected)["tau"]
     test = np.concatenate([bench.test_seen, bench.test_unseen])
-    scores = score(work, model, test, np.arange(bench.num_classes))
+    kept: list[np.ndarray] = []
+    scores = score(work, model, test, np.arange(bench.num_classes), kept)
     labels, unseen = bench.labels[test], bench.unseen_mask
     if work.accelerator.is_main_process:
         folder.save_scores(scores=scores, labels=labels, unseen=unseen, indices=test, tau=np.array(tau),
                            class_names=np.array(bench.class_names, dtype=str))
+        if kept and work.accelerator.num_processes == 1:  # of several each has only its share
+            keep_embedded(folder, np.concatenate(kept))
     return {
         **test_metrics(scores, labels, unseen, tau),
         **({"calibration": calibrated} if calibrated else {}), "validation": selected, "score_space": model.score_space,

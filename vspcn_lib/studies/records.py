@@ -18,6 +18,7 @@ from vspcn_lib.runs.folder import read_scores as read_scores  # notebooks read c
 from vspcn_lib.studies.sameness import anywhere as anywhere
 from vspcn_lib.studies.sameness import config_of as config_of
 from vspcn_lib.studies.sameness import data_of, distinct
+from vspcn_lib.studies.shown import Table
 
 
 def write_record(run: Path, target: Path, **more: str) -> Path:
@@ -124,7 +125,7 @@ def summary(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
                   for m, s in zip(groups[c].mean(), spread, strict=True)]
     out["trainable"], out["seconds"] = groups["trainable"].first(), groups["seconds"].median().round().astype(int)
     out["seeds"] = groups.size()
-    return out.reset_index()
+    return Table(out.reset_index())
 
 
 def markdown(table: pd.DataFrame) -> str:

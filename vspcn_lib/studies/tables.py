@@ -11,6 +11,7 @@ from vspcn_lib.metrics import MetricsError, harmonic
 from vspcn_lib.studies.records import reads_unseen
 from vspcn_lib.studies.rows import GENERATED, ROWS
 from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
+from vspcn_lib.studies.shown import Table
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
 PAPER_H = {"ViT only": 59.3, "full": 75.7}
@@ -106,7 +107,7 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
                   "trainable": f"{of['trainable'].iloc[0]:,}", "total": f"{of['total'].iloc[0]:,}",
                   "seconds": f"{of['seconds'].mean():.0f}", "GiB": f"{of['GiB'].max():.1f}"}
         rows.append(cells)
-    table = pd.DataFrame(rows)
+    table = Table(rows)
     return table.drop(columns=[c for c in ("H - its start", "paths at work") if not table[c].any()])
 
 
@@ -143,7 +144,7 @@ def generation_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
                   "a real one": ", ".join(f"{r['result']['ratio']:g}" for r in found),
                   "folds": ", ".join(sorted({str(r["generate"]["folds"]) for r in found})), "seeds": str(len(found))}
         rows.append(cells)
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
 _SPECIAL = {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",

@@ -28,11 +28,11 @@ def write_exhibit(runs: dict[str, Path], target: Path, perplexity: int = 30) -> 
     result = folder.read_json("result.json")
     if result is None:
         raise RunError(f"{run} has no result.json: finish the run with `python -m vspcn_lib resume {run}`")
-    layouts, numbers, indices, work = {}, {}, None, None
+    layouts, numbers = {}, {}
     for method, path in runs.items():
-        work, indices, embedded = cls_embeddings(path, indices)
-        labels = work.bench.labels[indices]
-        unseen = work.bench.unseen_mask[labels]
+        found = cls_embeddings(path)
+        embedded, labels = found.embedded, found.bench.labels[found.indices]
+        unseen = found.bench.unseen_mask[labels]
         layouts[method] = _rounded(tsne_layout(embedded, perplexity), 2)
         numbers[method] = {side: {k: round(v, 4) for k, v in both.items()}
                            for side, both in separation(embedded, labels, unseen).items()}
@@ -41,11 +41,11 @@ def write_exhibit(runs: dict[str, Path], target: Path, perplexity: int = 30) -> 
         "provenance": {"method": name, **provenance(target.stem, {"result": result, "config": folder.read_json(
             "config.json")})},
         "tsne": {"perplexity": perplexity, "labels": labels.tolist(), "unseen": unseen.tolist(),
-                 "names": work.bench.class_names, "layouts": layouts,
+                 "names": found.bench.class_names, "layouts": layouts,
                  "separation": numbers},
         "curves": {"steps": _columns(steps.drop(columns=["time", "lr", "norm"])),
                    "epochs": _columns(epochs.drop(columns=["time"]))}}
-    if work.bench.name == "birdlets":
+    if found.bench.name == "birdlets":
         work, model = load_trained(folder)
         chosen, maps = unseen_attention(work, model)
         record["attention"] = {"indices": chosen.tolist(),

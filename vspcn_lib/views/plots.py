@@ -19,6 +19,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vspcn_lib.views.pages import on_page
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito, safe for colour-blind eyes
 
 
@@ -92,7 +94,7 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
 def _teach_notebooks() -> None:
     """Have a notebook show a `Figure` that pyplot does not know (it is not thread-safe) as its picture."""
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
-        shell.display_formatter.formatters["image/png"].for_type(Figure, png)
+        shell.display_formatter.formatters["image/png"].for_type(Figure, on_page)
 
 
 _teach_notebooks()

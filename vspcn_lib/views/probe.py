@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event, Lock
+from threading import Condition, Event
 
 import numpy as np
 import torch
@@ -38,23 +38,64 @@ def alphas(model: VSPCN, alpha_v: float, alpha_s: float, alpha_a: float) -> Iter
 
 
 class Probe:
-    """Scores of `images` [n,3,H,W] over the classes of `attributes` [C,K] for any alphas, without shallow blocks."""
+    """Scores of `images` [n,3,H,W] over the classes of `attributes` [C,K] for any alphas, without shallow blocks.
 
-    def __init__(self, model: VSPCN, images: Tensor, attributes: Tensor, chunk: int = 16) -> None:
-        self.model, self._one = model.eval(), Lock()
-        with torch.no_grad():
+    They are computed `chunk` images at a time, those at the places `first` in chunks of their own: what was computed
+    of them for a first answer is not computed again for the full one.
+    """
+
+    def __init__(self, model: VSPCN, images: Tensor, attributes: Tensor, chunk: int = 8,
+                 first: Sequence[int] = ()) -> None:
+        self.model = model.eval()
+        few, later = len(first), np.setdiff1d(np.arange(len(images)), first)
+        order = np.concatenate([np.asarray(first, dtype=int), later])
+        images = images[torch.as_tensor(order)]
+        self.ahead, self.back = -(-few // chunk), np.argsort(order)
+        self._begun: dict[tuple[float, float, float], list[Tensor]] = {}
+        self._free, self._busy, self._asking = Condition(), False, 0
+        with torch.inference_mode():
             self.prototypes = model.prototypes(attributes)
-            self.kept = [model.shallow(part) for part in images.split(chunk)]
+            self.kept = [model.shallow(part) for side in (images[:few], images[few:]) for part in side.split(chunk)
+                         if len(part)]
 
-    @torch.no_grad()
-    def scores(self, alpha_v: float, alpha_s: float, alpha_a: float, stop: Event | None = None) -> np.ndarray:
-        """The score matrix [n,C]; one caller at a time. Raises `Cancelled` once `stop` is set."""
-        out = []
-        # Alphas are set in the model itself: a second computation at the same time would run under the first one's.
-        with self._one, alphas(self.model, alpha_v, alpha_s, alpha_a):
-            for tokens, attributes in self.kept:
-                if stop is not None and stop.is_set():
-                    raise Cancelled
-                features = self.model.by_stream(self.model.deep(tokens, attributes))
-                out.append(self.model.scores(self.model.embed(features), self.prototypes))
-        return torch.cat(out).cpu().numpy()
+    @torch.inference_mode()
+    def scores(self, alpha_v: float, alpha_s: float, alpha_a: float, stop: Event | None = None, few: bool = False,
+               patient: bool = False) -> np.ndarray:
+        """The score matrix [n,C]; if `few`, [len(first),C] of those alone. Raises `Cancelled` once `stop` is set.
+
+        A `patient` caller lets every other one go before each of its chunks.
+        """
+        wanted, place = (alpha_v, alpha_s, alpha_a), self.ahead if few else len(self.kept)
+        with self._free:
+            self._asking += not patient
+        try:
+            parts = self._begun.get(wanted, [])
+            for tokens, attributes in self.kept[len(parts):place]:
+                with self._turn(patient), alphas(self.model, *wanted):
+                    if stop is not None and stop.is_set():
+                        raise Cancelled
+                    features = self.model.by_stream(self.model.deep(tokens, attributes))
+                    parts = [*parts, self.model.scores(self.model.embed(features), self.prototypes)]
+                self._begun[wanted] = parts
+        finally:
+            with self._free:
+                self._asking -= not patient
+                self._free.notify_all()
+        found = torch.cat(parts[:place]).cpu().numpy()
+        if few:
+            return found
+        self._begun.pop(wanted, None)
+        return found[self.back]
+
+    @contextmanager
+    def _turn(self, patient: bool) -> Iterator[None]:
+        """One chunk at a time: alphas are set in the model itself, where another one would run under them."""
+        with self._free:
+            self._free.wait_for(lambda: not (self._busy or (patient and self._asking)))
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._free:
+                self._busy = False
+                self._free.notify_all()
