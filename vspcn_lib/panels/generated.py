@@ -15,6 +15,7 @@ from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Steps
 from vspcn_lib.panels.keeping import named
+from vspcn_lib.panels.opening import opening
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.studies.generate import generate
 from vspcn_lib.views import plots
@@ -123,7 +124,11 @@ def generated_panel(run: Path) -> Panel:
 
     Raises `RunError` for a run of another kind.
     """
-    parts = Generated(Opened(RunFolder(run)))
+    with opening("Synthetic features", "data, model and features", "t-SNE and quality") as step:
+        step()
+        opened = Opened(RunFolder(run))
+        step()
+        parts = Generated(opened)
     return Panel("Synthetic features", Seen(parts.names[0], parts.best),
                  [Choice("kind", tuple(parts.names), "the unseen class to look at"),
                   Steps("samples", tuple(parts.curve["samples"]), "synthetic features of each validation class")],

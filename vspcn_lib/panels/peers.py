@@ -21,6 +21,7 @@ from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider
 from vspcn_lib.panels.keeping import named
 from vspcn_lib.panels.live.curve import Curve
+from vspcn_lib.panels.opening import opening
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
@@ -235,7 +236,11 @@ def peer_attention_panel(ours: Path | str, theirs: Path | str, images: int = 48)
     if (method := RunFolder(theirs).config().model.method) != "msdn":
         raise PanelError(f"{theirs} is a run of the method '{method}': only MSDN's attention of attributes to regions "
                          "is drawn here, choose a run of it")
-    (work, model), (other, peer) = (load_trained(RunFolder(r), quiet=True) for r in (ours, theirs))
+    with opening("Attention of two methods", "VSPCN's data and model", "MSDN's") as step:
+        step()
+        work, model = load_trained(RunFolder(ours), quiet=True)
+        step()
+        other, peer = load_trained(RunFolder(theirs), quiet=True)
     if (work.config.data.size, work.inputs["split"]) != (other.config.data.size, other.inputs["split"]):
         raise PanelError(f"{ours} and {theirs} are of other splits or image sizes: compare runs on the same images")
     names, both = [plots.plain_name(n) for n in work.bench.class_names], {"VSPCN": ours, "MSDN": theirs}

@@ -95,7 +95,7 @@ class Opened:
                            "this one")
         self.folder = folder
         self.settings: GenerateConfig = read_settings(kept["settings"])
-        self.work, base = load_trained(RunFolder(Path(kept["run"])), work)
+        self.work, base = load_trained(RunFolder(Path(kept["run"])), work, quiet=True)
         self.result: dict[str, Any] = folder.read_json("result.json")
         self.selection: dict[str, Any] = folder.read_json("selection.json")
         state = folder.load_checkpoint(self.work.backbone.source)
