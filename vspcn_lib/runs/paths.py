@@ -20,7 +20,7 @@ from vspcn_lib import metrics
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.zeroshot import ZeroShotModel
 
-RECORDED = 256  # images of a run's record: paired differences of H are good to about a point
+RECORDED = 128  # images of a run's record, or two a class where that is more: paired differences are good to 2 points
 CHUNK = 32  # images at a time; "another image's" is taken from the same chunk
 HOW = {"mean": "output replaced by its mean over images", "other": "output replaced by another image's",
        "attention": "attention fixed at its mean over images", "removed": "output removed"}
@@ -134,9 +134,9 @@ def vanished(work: Workspace, model: ZeroShotModel) -> list[str]:
 
 
 @torch.inference_mode()
-def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: Sequence[str] = ("mean",),
+def measure(work: Workspace, model: ZeroShotModel, most: int = 0, hows: Sequence[str] = ("mean",),
             tau: float = 0.0) -> dict[str, Any]:
-    """What each path is worth on up to `most` test images; {} for a model without paths that read the image.
+    """What each path is worth on up to `most` test images (0: `RECORDED`); {} for a model without paths that read them.
 
     `H` and `AUSUC` untouched, what has `vanished`, and for each of `hows`, path, and `all` together: their change in
     points of H and in AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images,
@@ -146,6 +146,7 @@ def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: S
     if not parts:
         return {}
     model.eval()
+    most = most or max(RECORDED, 2 * work.bench.num_classes)
     images, means, every = Images.of(work, model, most), Means(), [m for ms in parts.values() for m in ms]
     watched = [part.output for part in every] + [part.attention for part in every]
     handles = [module.register_forward_hook(means.add) for module in watched]
