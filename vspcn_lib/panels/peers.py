@@ -80,7 +80,7 @@ class Curves:
         return ("{run}: tau {tau:+.2f}, U {U:.1f}  S {S:.1f}  H {H:.1f}; oracle H {oracle H:.1f}, {gap:.1f} points "
                 "above it (chosen on test labels: not a result); AUSUC {AUSUC:.3f}\n".format(**result)
                 + "by AUSUC, which needs no tau: "
-                + ", ".join(f"{n} {a:.3f}" for n, a in zip(order["run"], order["AUSUC"], strict=True)))
+                + "; ".join(f"{n} {a:.3f}" for n, a in zip(order["run"], order["AUSUC"], strict=True)))
 
     def table(self, state: Chosen, result: dict[str, Any]) -> pd.DataFrame:
         """One row a run."""
