@@ -47,6 +47,7 @@ def opening(title: str, *steps: str) -> Iterator[Callable[[], None]]:
     finally:
         ended.set()
         counting.join()  # nothing is said after the end
+        bar.n = bar.total  # short of it a notebook would leave the bar on the page, in red
         bar.close()
 
 

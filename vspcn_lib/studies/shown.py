@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 
@@ -14,5 +16,9 @@ class Table(pd.DataFrame):
 
     def _repr_html_(self) -> str | None:
         found = super()._repr_html_()
-        # An attribute, because pages that do not trust a notebook drop every style.
-        return found and found.replace("<td>", "<td nowrap>").replace("<th>", "<th nowrap>")
+        # In the text itself, because a page that does not trust a notebook drops styles and attributes.
+        return found and re.sub(r"(?<=<t[dh]>)[^<]+", _unbroken, found)
+
+
+def _unbroken(cell: re.Match[str]) -> str:
+    return cell[0].replace(" ", "&nbsp;").replace("-", "&#8209;")

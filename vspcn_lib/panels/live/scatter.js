@@ -9,7 +9,8 @@ function render({ model, el }) {
   el.append(root, pins);
   const tip = tooltip(root);
   const S = model.get("side"), n = () => model.get("labels").length;
-  let atlas = null, xy = [], panes = [], order = [], hovered = -1, frame = 0;
+  let atlas = null, xy = [], panes = [], order = [], hovered = -1, frame = 0, due = false;
+  const tiles = new Map();  // of what was pinned once
 
   const label = (i) => model.get("labels")[i], unseen = (i) => model.get("unseen")[label(i)], names = () => model.get("names");
   const right = (l, i) => model.get("predicted")[l][i] === label(i);
@@ -108,10 +109,14 @@ function render({ model, el }) {
   function pin(i) {
     choose(model, { picked: i, pinned: [i, ...model.get("pinned").filter((k) => k !== i)].slice(0, 8) });
   }
+  function pinnedTile(i) {
+    if (!tiles.has(i)) tiles.set(i, tile(atlas, i, model.get("tile"), model.get("columns"), 72));
+    return tiles.get(i);
+  }
   function cards() {
     pins.replaceChildren(...model.get("pinned").map((i) => {
       const card = make("div", { class: `vspcn-card${i === model.get("picked") ? " picked" : ""}`, style: "width:150px" },
-        tile(atlas, i, model.get("tile"), model.get("columns"), 72), ...said(i).map((t) => make("div", { class: "line", title: t }, t)));
+        pinnedTile(i), ...said(i).map((t) => make("div", { class: "line", title: t }, t)));
       const away = pressable(`unpin ${names()[label(i)]}`, (e) => { e.stopPropagation(); choose(model, { pinned: model.get("pinned").filter((k) => k !== i) }); });
       away.append("unpin");
       card.append(away);
@@ -136,12 +141,16 @@ function render({ model, el }) {
     head.replaceChildren("colour by", select, make("span", { class: "vspcn-said" }, "point at a point to see its image, click to pin it"));
   }
   const all = () => { place(); keys(); paintPoints(); cards(); };
-  const pictures = () => bitmap(model.get("atlas")).then((b) => { atlas = b; cards(); });
+  const pictures = () => bitmap(model.get("atlas")).then((b) => { atlas = b; tiles.clear(); cards(); });
+  const soon = () => {  // a click changes two traits: what they show is drawn once
+    if (!due) queueMicrotask(() => { due = false; cards(); rings(); });
+    due = true;
+  };
   all(); pictures();
   const themed = new MutationObserver(() => { keys(); paintPoints(); });
   themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
   const stop = [listen(model, ["layouts", "titles", "predicted", "labels"], () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(all); }),
-    listen(model, ["by", "hidden"], () => { keys(); paintPoints(); }), listen(model, ["pinned", "picked"], () => { cards(); rings(); }),
+    listen(model, ["by", "hidden"], () => { keys(); paintPoints(); }), listen(model, ["pinned", "picked"], soon),
     listen(model, ["atlas"], pictures)];
   return () => { themed.disconnect(); stop.forEach((f) => f()); };
 }
