@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
-from vspcn_lib.metrics import ausuc, best_tau, class_accuracies, flips, gzsl_metrics, tau_sweep
+from vspcn_lib.metrics import ausuc, best_tau, class_accuracies, flips, gzsl_metrics, predicted, tau_sweep
 
 
 @st.composite
@@ -107,3 +107,13 @@ def test_flips_lead_from_no_unseen_answer_to_any_tau(case, tau):
     for row in found[found["margin"] < tau].itertuples():
         values[row.label] += 100 * row.change / counts[row.label]
     np.testing.assert_allclose(values, class_accuracies(scores, labels, unseen, tau), atol=1e-9)
+
+
+@given(st.integers(0, 10**6), st.floats(-5, 5))
+@settings(max_examples=30, deadline=None)
+def test_predictions_are_those_that_the_accuracies_count(seed, tau):
+    rng = np.random.default_rng(seed)
+    scores, labels, unseen = rng.normal(size=(40, 6)), rng.integers(0, 6, 40), np.arange(6) > 3
+    right = predicted(scores, unseen, tau) == labels
+    shares = [100 * right[labels == c].mean() if (labels == c).any() else np.nan for c in range(6)]
+    np.testing.assert_allclose(class_accuracies(scores, labels, unseen, tau), shares)

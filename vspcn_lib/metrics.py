@@ -82,6 +82,11 @@ def _best(scores: Any, labels: Any, unseen: Any) -> _Best:
     return _Best(labels, unseen, *where, *value, largest)
 
 
+def predicted(scores: np.ndarray, unseen: np.ndarray, tau: float) -> np.ndarray:
+    """argmax_c(score_c + tau 1[c unseen]) [n], of scores [n,C] and unseen [C] bool (design section 1, inference)."""
+    return (scores + tau * unseen).argmax(1)
+
+
 def per_class_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes in `labels` [n] of the share of right predictions [n], percent; 0 for none."""
     if not len(labels):

@@ -281,11 +281,11 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         calibrated = calibrate(work, model, held, best)
         result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),
                   "inputs": folder.read_json("inputs.json"), "seconds": round(earlier + time.monotonic() - start, 1)}
-        if work.accelerator.is_main_process and (worth := measure(work, model, tau=calibrated["tau"])):
-            result["paths"] = worth
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:
+            if worth := measure(work, model, tau=calibrated["tau"]):
+                result["paths"] = worth
             Kept.of(work).write(folder.path)
             folder.save_checkpoint(model.state(), work.backbone.source)
             folder.write_json("result.json", result)

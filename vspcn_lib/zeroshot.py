@@ -201,11 +201,6 @@ class ZeroShotModel(nn.Module):
         return {n: t for n, t in self.state_dict().items() if n in trained or n.startswith("heads.")}
 
 
-def initial_prompts(count: int, dim: int) -> Tensor:
-    """[count, dim], small and random: ViT tokens are of this size at the input."""
-    return nn.init.trunc_normal_(torch.empty(count, dim), std=0.02)
-
-
 def check_patches(config: Config, backbone: FrozenViT) -> None:
     """Raise `ConfigError` where the backbone gives a method that attends to patches fewer than two of them."""
     if backbone.patches < 2:

@@ -57,7 +57,7 @@ def test_removed_paths_equal_a_model_that_was_built_without_them(work, model, ti
         config = update(work.config, {"model": changes})
         without = replace(work, config=config).model().eval()
         without.load_state_dict(model.state(), strict=False)
-        expected = replace(images, model=without, shallow=[]).scores(whole=True)
+        expected = replace(images, model=without, kept=[]).scores(whole=True)
         np.testing.assert_allclose(after, expected, atol=2e-5)
 
 
@@ -79,7 +79,7 @@ def test_means_are_those_of_one_pass_over_all_images(work, model, monkeypatch):
     handle.remove()
     whole = torch.cat(kept).double()
     torch.testing.assert_close(means.of(part.output).double(), whole.mean(0), atol=1e-5, rtol=1e-4)
-    assert means.between(part.output) == pytest.approx(
+    assert shown.share_between(whole) == pytest.approx(
         float(1 - whole.mean(0).square().sum() / whole.square().sum((1, 2)).mean()), abs=1e-5)
 
 

@@ -47,7 +47,8 @@ class PlainVSPCN(VSPCN):
         attributes = None
         if self.layout.visual:
             visual = self.visual_prompts.expand(n, -1, -1)
-            visual = visual + attend(self.weak_visual, visual, tokens) if self.weak_visual is not None else visual
+            if self.weak_visual is not None:
+                visual = visual + attend(self.weak_visual, visual, tokens)
         if self.layout.semantic:
             semantic = self.semantic_prompts.expand(n, -1, -1)
             if hasattr(self, "attribute_tokens"):

@@ -65,8 +65,8 @@ def demo(out: Path, seed: int = 0) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def draw_attention(run_folder: Path, target: Path, work: Workspace | None = None) -> Path:
-    """The picture of `unseen_attention` of a finished run, with its workspace where that is open."""
+def draw_attention(run_folder: Path, target: Path, work: Workspace) -> Path:
+    """The picture of `unseen_attention` of a finished run, with its open workspace."""
     work, model = load_trained(RunFolder(run_folder), work)
     chosen, maps = unseen_attention(work, model)
     titles = [plots.plain_name(work.bench.class_names[c]) for c in work.bench.labels[chosen]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vspcn_lib.config import Config, MethodConfig, ModelConfig, check_range
 from vspcn_lib.encoders.backbone import FrozenViT
-from vspcn_lib.zeroshot import Heads, ZeroShotModel, initial_prompts
+from vspcn_lib.zeroshot import Heads, ZeroShotModel
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class VPTShallow(PromptTuned):
     def __init__(self, backbone: FrozenViT, word_vectors: Tensor, model: ModelConfig,
                  settings: VPTShallowConfig) -> None:
         super().__init__(backbone, word_vectors, model)
-        layers = self.depth(backbone)
-        self.prompts = nn.Parameter(initial_prompts(layers * settings.prompts, backbone.dim)
-                                    .view(layers, settings.prompts, backbone.dim))
+        # Small and random: ViT tokens are of this size at the input.
+        start = torch.empty(self.depth(backbone), settings.prompts, backbone.dim)
+        self.prompts = nn.Parameter(nn.init.trunc_normal_(start, std=0.02))
 
     @classmethod
     def reads_words(cls, config: Config) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from vspcn_lib import metrics
 from vspcn_lib.model import VSPCN
 from vspcn_lib.panels.checks import images_in, prompted, spread
 from vspcn_lib.panels.controls import Panel
@@ -192,7 +193,7 @@ def attention_panel(run: Path | str, images: int = 200) -> Panel:
         shares = (work.bench.test_unseen, images - images // 4), (work.bench.test_seen, images // 4)
         indices = np.concatenate([spread(w, work.bench.labels[w], n) for w, n in shares])
         saved = folder.scores()
-        right = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1) == saved["labels"]
+        right = metrics.predicted(saved["scores"], saved["unseen"], float(saved["tau"])) == saved["labels"]
         wrong = np.isin(indices, saved["indices"][~right]) if "indices" in saved else None
         step()
         parts = Attention(work, model, indices, wrong)

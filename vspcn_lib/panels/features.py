@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from vspcn_lib import metrics
 from vspcn_lib.model import VSPCN
 from vspcn_lib.panels.checks import PanelError, prompted
 from vspcn_lib.panels.controls import Panel
@@ -218,7 +219,7 @@ def tsne_panel(runs: dict[str, Path | str | Found], perplexities: tuple[int, ...
             step()
             tested, saved = cls_embeddings(run, progress=not is_told()), RunFolder(run).scores()
             embeddings[name] = tested.embedded
-            predicted[name] = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1)
+            predicted[name] = metrics.predicted(saved["scores"], saved["unseen"], float(saved["tau"]))
         step()
         parts = Layouts(tested, tested.indices, embeddings, predicted)
         return Panel("t-SNE", Map(perplexities[-1], len(parts.indices) - 1),

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from vspcn_lib import metrics
 from vspcn_lib.methods.msdn import MSDN
 from vspcn_lib.model import VSPCN
 from vspcn_lib.panels.checks import PanelError, images_in, prompted
@@ -221,7 +222,7 @@ def taken(run: Path, names: list[str]) -> dict[int, str]:
     saved = RunFolder(run).scores()
     if "indices" not in saved:
         raise PanelError(f"{run} does not keep which images its scores are of: train again with this version")
-    best = (saved["scores"] + float(saved["tau"]) * saved["unseen"]).argmax(1)
+    best = metrics.predicted(saved["scores"], saved["unseen"], float(saved["tau"]))
     return {int(i): "right" if c == y else names[c] for i, c, y in zip(saved["indices"], best, saved["labels"],
                                                                        strict=True)}
 

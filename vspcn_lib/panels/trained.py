@@ -72,7 +72,7 @@ class AlphaProbe:
         if (quick, state) not in self._kept:
             labels = self.labels[self.few] if quick else self.labels
             scores = self.probe.scores(state.alpha_v, state.alpha_s, state.alpha_a, stop, quick, patient)
-            right = (scores + self.tau * self.unseen).argmax(1)
+            right = metrics.predicted(scores, self.unseen, self.tau)
             rng, sides = np.random.default_rng(0), (self.unseen[labels], ~self.unseen[labels])
             drawn = np.array([[metrics.per_class_accuracy(right[i], labels[i])
                                for i in (rng.choice(np.flatnonzero(side), int(side.sum())) for side in sides)]

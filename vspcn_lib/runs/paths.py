@@ -25,29 +25,23 @@ CHUNK = 32  # images at a time; "another image's" is taken from the same chunk
 HOW = {"mean": "output replaced by its mean over images", "other": "output replaced by another image's",
        "attention": "attention fixed at its mean over images", "removed": "output removed"}
 
+
 @dataclass
 class Means:
     """Means over images of what modules returned, summed up chunk by chunk."""
 
     sums: dict[nn.Module, Tensor] = field(default_factory=dict)
-    squares: dict[nn.Module, float] = field(default_factory=dict)
     images: dict[nn.Module, int] = field(default_factory=dict)
 
     def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         """A forward hook; output [B,...]."""
         value = output.detach().float()
         self.sums[module] = self.sums.get(module, 0) + value.sum(0)
-        self.squares[module] = self.squares.get(module, 0.0) + float(value.square().sum())
         self.images[module] = self.images.get(module, 0) + len(value)
 
     def of(self, module: nn.Module) -> Tensor:
         """The mean [...]."""
         return self.sums[module] / self.images[module]
-
-    def between(self, module: nn.Module) -> float:
-        """The share of the outputs' energy in which images differ, in 0..1: 1 - |mean|^2 / mean |x|^2."""
-        n = self.images[module]
-        return max(0.0, 1 - float(self.of(module).square().sum()) * n / max(self.squares[module], 1e-30))
 
 
 @contextmanager
@@ -88,7 +82,7 @@ class Images:
     work: Workspace
     model: ZeroShotModel
     indices: np.ndarray
-    shallow: list[tuple[Tensor, Tensor | None]]
+    kept: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
     @classmethod
     def of(cls, work: Workspace, model: ZeroShotModel, most: int) -> Images:
@@ -99,25 +93,24 @@ class Images:
         for c in np.unique(bench.labels[test]):
             rank[bench.labels[test] == c] = np.arange(np.sum(bench.labels[test] == c))
         indices = rng.permutation(test[np.argsort(rank, kind="stable")][:most])
-        return cls(work, model, indices, [])
+        return cls(work, model, indices)
+
+    def shallow(self) -> list[tuple[Tensor, Tensor | None]]:
+        """`model.shallow` of each chunk, computed anew; the first time it is also kept."""
+        found = []
+        for start in range(0, len(self.indices), CHUNK):
+            chunk = self.work.batches(self.indices[start:start + CHUNK], augment=False)
+            x = torch.cat([x for x, _, _ in chunk.epoch(0)])
+            with self.work.autocast():
+                found.append(self.model.shallow(x))
+        self.kept = self.kept or found
+        return found
 
     def scores(self, whole: bool) -> np.ndarray:
         """The score matrix [n,C]; from the first block on if `whole`."""
         model, work, out = self.model, self.work, []
-        device = work.accelerator.device
-        prototypes = model.prototypes(torch.as_tensor(work.bench.prototypes, device=device))
-        if whole or not self.shallow:
-            kept = []
-            for start in range(0, len(self.indices), CHUNK):
-                chunk = work.batches(self.indices[start:start + CHUNK], augment=False)
-                x = torch.cat([x for x, _, _ in chunk.epoch(0)])
-                with work.autocast():
-                    kept.append(model.shallow(x))
-            if not whole or not self.shallow:
-                self.shallow = kept
-        else:
-            kept = self.shallow
-        for tokens, attributes in kept:
+        prototypes = model.prototypes(torch.as_tensor(work.bench.prototypes, device=work.accelerator.device))
+        for tokens, attributes in self.shallow() if whole or not self.kept else self.kept:
             with work.autocast():
                 embedded = model.embed(model.by_stream(model.deep(tokens, attributes)))
             out.append(model.scores(embedded, prototypes).float().cpu())
@@ -156,7 +149,7 @@ def measure(work: Workspace, model: ZeroShotModel, most: int = 0, hows: Sequence
         for handle in handles:
             handle.remove()
     labels, unseen = work.bench.labels[images.indices], work.bench.unseen_mask
-    predicted = (before + tau * unseen).argmax(1)
+    predicted = metrics.predicted(before, unseen, tau)
 
     def numbers(scores: np.ndarray) -> tuple[float, float]:
         sweep = metrics.tau_sweep(scores, labels, unseen)
@@ -172,5 +165,5 @@ def measure(work: Workspace, model: ZeroShotModel, most: int = 0, hows: Sequence
         changed_h, changed_area = numbers(after)
         found.setdefault(how, {})[name] = {
             "H": round(changed_h - h, 1), "AUSUC": round(changed_area - area, 3),
-            "changed": round(float(((after + tau * unseen).argmax(1) != predicted).mean()), 3)}
+            "changed": round(float((metrics.predicted(after, unseen, tau) != predicted).mean()), 3)}
     return found

@@ -60,7 +60,7 @@ def cls_embeddings(run: Path, progress: bool = True) -> Tested:
     if kept is None:
         work, model = load_trained(folder, quiet=True)
         indices = np.concatenate([work.bench.test_seen, work.bench.test_unseen])
-        return Tested(work.bench, work.pixels, indices, _computed(work, model, indices, progress))
+        return Tested(work.bench, work.pixels, indices, _computed(run, work, model, indices, progress))
     bench = open_benchmark(config.data)
     now = identity(bench, photo_identity(bench), np.empty((0, 0)), "")
     if changed := differences(folder.read_json("inputs.json") or {}, {kind: now[kind] for kind in DATA}):
@@ -71,13 +71,13 @@ def cls_embeddings(run: Path, progress: bool = True) -> Tested:
 
 
 @torch.no_grad()
-def _computed(work: Workspace, model: ZeroShotModel, indices: np.ndarray, progress: bool) -> np.ndarray:
+def _computed(run: Path, work: Workspace, model: ZeroShotModel, indices: np.ndarray, progress: bool) -> np.ndarray:
     batches = work.batches(indices, augment=False)
     parts = []
     for x, _, _ in tqdm(batches.epoch(0), "embeddings", len(batches), leave=False, disable=not progress):
         found = forward(model, x)
         if "cls" not in found:
-            raise RunError(f"this is a run of {work.config.model.method}, which embeds {', '.join(found)} and no cls "
+            raise RunError(f"{run} is a run of {work.config.model.method}, which embeds {', '.join(found)} and no cls "
                            "token: choose a run of another method")
         parts.append(found["cls"].float().cpu())
     return torch.cat(parts).numpy()

@@ -70,16 +70,11 @@ def statistics(work: Workspace, model: VSPCN, most: int = 256) -> pd.DataFrame:
                 spread = effective(output.float()).mean() / output.shape[-1]
                 kept.setdefault(("adapter", i), []).append(spread.cpu().reshape(1))
             handles.append(parts["adapter"][i].attention.register_forward_hook(summary))
-    whole = model.deep
-
-    def every_token(tokens: Tensor, attributes: Tensor | None, whole_: bool = False) -> Tensor:
-        return whole(tokens, attributes, whole=True)[:, :model.layout.read]
-
     try:
-        model.deep = every_token  # the last block too, with all its tokens
-        images.scores(whole=True)
+        for tokens, attributes in images.shallow():
+            with work.autocast():
+                model.deep(tokens, attributes, whole=True)  # the last block too, with all its tokens
     finally:
-        del model.deep
         for handle in handles:
             handle.remove()
     labels, rows = work.bench.labels[images.indices], []
