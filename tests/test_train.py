@@ -15,7 +15,7 @@ from vspcn_lib.runs import evaluation
 from vspcn_lib.runs.evaluation import LeakError, guard
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.studies.presets import preset
+from vspcn_lib.studies.presets import LINEAR, preset
 from vspcn_lib.train import Interrupted, fit, run, selection_split, thin
 
 BASE = {"data": {"size": 32}, "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3},
@@ -67,6 +67,15 @@ def test_the_linear_head_sees_the_same_features_as_the_vit(tiny_folder, tiny_vit
     assert torch.equal(found, tiny_vit.vit.forward_features(images)[:, 0])
     assert torch.equal(work.features(np.array([3, 1])), found[[1, 0]])
     assert run(config, tmp_path / "linear", work=work)["parameters"]["trainable"] == 32 * 6 + 6
+
+
+def test_epochs_that_pass_in_a_blink_share_one_bar(tiny_folder, tiny_vit, tmp_path, capsys):
+    config = _config(tiny_folder, model=LINEAR["model"], train={**LINEAR["train"], "epochs": 20})
+    run(config, tmp_path / "linear", work=Workspace.open(config, tiny_vit))
+    shown = capsys.readouterr().err
+    assert shown.count(" 0%|") <= 10, shown  # photos, features of each new set, two phases; not one an epoch
+    assert "select:" in shown and "scores" not in shown
+
 
 
 @pytest.mark.parametrize("head_epochs", [0, 2])

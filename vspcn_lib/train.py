@@ -114,12 +114,13 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                                "optimiser": optimiser.state_dict(), "history": history, "micro": pieces.micro,
                                "seconds": time.monotonic() - begun})
 
-    stop, saved = stop or Event(), time.monotonic()
+    stop, saved, hidden = stop or Event(), time.monotonic(), work.quiet or not acc.is_main_process
     with stop_on_interrupt(stop):
-        for epoch in range(first, epochs):
+        for epoch in tqdm(range(first, epochs), phase, epochs, initial=first, leave=False, mininterval=1,
+                          disable=hidden or not model.cached(c)):  # one bar: such epochs pass in a blink
             model.train()
             bar = tqdm(batches.epoch(epoch, skip), f"{phase} {epoch + 1}/{epochs}", len(batches), initial=skip,
-                       leave=False, disable=work.quiet or not acc.is_main_process)
+                       leave=False, disable=hidden or model.cached(c))
             for batch, (x, labels, _) in enumerate(bar, skip):
                 # The learning rate of each group of parameters, as the method's schedule has it.
                 step = epoch * len(batches) + batch
@@ -149,7 +150,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
                         lr = optimiser.param_groups[0]["lr"]
                         folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
-                        bar.set_postfix(loss=f"{row['total']:.3f}")
+                        bar.set_postfix(loss=f"{row['total']:.3f}", refresh=False)
                     stopping = stopping or (acc.num_processes == 1 and stop.is_set())  # several must agree first
                     if stopping or time.monotonic() - saved > SAVE_SECONDS:
                         save(epoch, batch + 1)
@@ -162,7 +163,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                 history.append(validate(work, model, *validation, epoch + 1))
                 if acc.is_main_process:
                     folder.log("epochs.jsonl", {"phase": phase, **history[-1]})
-                if not model.cached(c):  # the linear head's epochs pass in a blink
+                if not model.cached(c):
                     work.say(describe(history[-1]))
             save(epoch + 1, 0)
             saved = time.monotonic()

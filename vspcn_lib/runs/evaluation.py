@@ -59,8 +59,8 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
     prototypes = model.prototypes(rows)
     mine = share(indices, acc)
     batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
-    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False,
-                        disable=work.quiet or not acc.is_main_process):
+    hidden = work.quiet or not acc.is_main_process or model.cached(work.config)  # kept features pass in a blink
+    for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False, disable=hidden):
         with work.autocast():
             embedded = forward(model, x)
         out[done:done + len(x)] = model.scores(embedded, prototypes).cpu()

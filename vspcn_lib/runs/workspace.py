@@ -130,10 +130,12 @@ class Workspace:
     @torch.no_grad()
     def features(self, indices: np.ndarray) -> Tensor:
         """What the method keeps of frozen images [len(indices), ...]; each passes the ViT once."""
-        model = self.model().eval()
-        kept = type(model).frozen.__qualname__
+        kept = method(self.config).frozen.__qualname__
         known, done = self.known.get(kept, (None, np.zeros(len(self.bench.labels), bool)))
         missing = np.unique(indices[~done[indices]])
+        if not len(missing):
+            return torch.from_numpy(known[indices])
+        model = self.model().eval()
         plain = Batches(self.pixels, self.bench.labels, missing, 64, normalise=self.backbone.normalise,
                         device=self.accelerator.device)
         for x, _, chosen in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=self.quiet):
