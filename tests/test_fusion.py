@@ -32,6 +32,18 @@ def _plain(m, query: torch.Tensor, context: torch.Tensor) -> tuple[np.ndarray, n
     return _softmax(Q @ np.swapaxes(K, -1, -2) / np.sqrt(m.dim)), V
 
 
+def _by_heads(m, query: torch.Tensor, context: torch.Tensor, alpha: float, bias: np.ndarray | None) -> np.ndarray:
+    """The weighted values, head by head, each from its own rows of the three projections."""
+    q, c, d = _norm(_np(query), m.norm_query), _norm(_np(context), m.norm_context), m.dim // m.heads
+    out = []
+    for own in (slice(h * d, (h + 1) * d) for h in range(m.heads)):
+        Q = q @ _np(m.query.weight)[own].T + _np(m.query.bias)[own]
+        K, V = c @ _np(m.key.weight)[own].T, c @ _np(m.value.weight)[own].T + _np(m.value.bias)[own]
+        weights = _softmax(Q @ np.swapaxes(K, -1, -2) / np.sqrt(d))
+        out.append((weights if bias is None else alpha * weights + (1 - alpha) * bias) @ V)
+    return np.concatenate(out, -1)
+
+
 def _wake(module: torch.nn.Module) -> torch.nn.Module:
     for p in module.parameters():  # biases and norms away from 0 and 1, where mistakes would hide
         torch.nn.init.normal_(p, 0.3, 0.5)
@@ -64,6 +76,25 @@ def test_every_fusion_equals_the_plain_equations(dtype, shape, alpha, seed):
     adapter = _wake(SemanticAdapter(d, alpha).to(dtype))
     A, V = _plain(adapter, prompts, context)
     _close(adapter(prompts, context), alpha * (A @ V) + (1 - alpha) * _np(prompts))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@given(shapes, st.floats(0, 1), st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_heads_attend_in_channels_of_their_own(heads, shape, alpha, seed):
+    torch.manual_seed(seed)
+    b, p, t, d = shape
+    prompts, context = torch.randn(b, p, d, dtype=torch.float64), torch.randn(b, t, d, dtype=torch.float64) * 3
+    weak = _wake(WeakPromptFusion(d, heads).double())
+    _close(weak(prompts, context), _by_heads(weak, prompts, context, 1.0, None))
+    strong = _wake(StrongPromptFusion(d, p, t, alpha, heads).double())
+    _close(strong(prompts, context),
+           _by_heads(strong, prompts, context, alpha, _softmax(_np(strong.bias))) + _np(prompts))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="5 heads do not divide a width of 8"):
+        WeakPromptFusion(8, 5)
 
 
 def test_alpha_one_is_attention_plus_residual_and_alpha_zero_ignores_attention():

@@ -151,7 +151,7 @@ def test_help_reads_well():
 def test_committed_notebooks_are_run_in_order_small_and_without_widget_state():
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     numbers = [p.name[:2] for p in notebooks]
-    assert {*(f"{i:02d}" for i in range(11)), "13"} <= set(numbers) and len(numbers) == len(set(numbers))
+    assert {f"{i:02d}" for i in range(14)} <= set(numbers) and len(numbers) == len(set(numbers))
     for path in notebooks:
         notebook = json.loads(path.read_text())
         cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]

@@ -26,7 +26,7 @@ class DataConfig:
     """What is read: the benchmark, the image size and the attribute vectors."""
 
     benchmark: str = "birdlets"
-    """images, attributes and split: birdlets, cub100, awa35, cub, sun, awa2, or the path of a folder benchmark"""
+    """images, attributes and split: birdlets, cub100, awa35, cub, sun, awa2, or a folder benchmark's path"""
     root: str = ""
     """where the benchmark lies; empty: $VSPCN_DATA, else ../shared/data beside the repository, else ./data"""
     size: int = 112
@@ -54,7 +54,7 @@ class MethodConfig:
 
     name: ClassVar[str] = "vspcn"
     reads: ClassVar[tuple[str, ...]] = ("model", "loss", "train")
-    """what it reads of the other groups, and a record then holds: a group, or one field of it ("loss.gamma")"""
+    """what it reads of the other groups, and a record then holds: a group, or one field ("loss.gamma")"""
     formerly: ClassVar[dict[str, str]] = {}
     """own fields that older records keep under another name in the group model: {"prompts": "visual_prompts"}"""
     known: ClassVar[dict[str, type[MethodConfig]]] = {}
@@ -79,10 +79,12 @@ class ModelConfig:
     method: str = "vspcn"
     """vspcn, or a peer or baseline under the same protocol, whose own settings are the group `method`; without prompts
     vspcn is the linear head on the frozen ViT"""
-    visual_prompts: int = 8
-    """number of visual prompts [P_v], 0 switches that side off; 8 and 8 are the first working prototype's counts"""
-    semantic_prompts: int = 8
+    visual_prompts: int = 1
+    """number of visual prompts [P_v], 0 switches that side off; the paper's bias B_v [N] is for one"""
+    semantic_prompts: int = 1
     """number of semantic prompts [P_s], 0 switches that side off"""
+    fusion_heads: int = 0
+    """attention heads of weak and strong fusion: 0 as many as the ViT's blocks have, 1 the paper's formula"""
     weak: bool = True
     """weak fusion at the input (WVPF, WSPF)"""
     strong: bool = True
@@ -95,8 +97,8 @@ class ModelConfig:
     """weight of the *attention* in SVPF [a_v]; 0.05 means 95 % learned bias (the formula, not the prose)"""
     alpha_s: float = 0.8
     """weight of the attention in SSPF [a_s]"""
-    alpha_a: float = 0.1
-    """how much of an attribute token the image rewrites in each block [a_a]"""
+    alpha_a: float = 0.3
+    """how much of an attribute token the image rewrites in each block [a_a]; 0.1: SSPF reads the same in all images"""
     embedding: Literal["visual-to-semantic", "semantic-to-visual"] = "visual-to-semantic"
     """where image and prototype meet: in attribute space, or in the ViT's feature space"""
     readout: Literal["cls", "cls+semantic"] = "cls"
@@ -104,15 +106,13 @@ class ModelConfig:
     recompute: bool = False
     """compute the ViT's blocks again in the backward pass instead of keeping their activations: for large inputs"""
     scale: float = 20.0
-    """factor on cosine scores; 20 is the reference linear head's value, a softmax temperature of 0.05"""
+    """factor on cosine scores; 20 is the reference linear head's, a softmax temperature of 0.05"""
 
     def __post_init__(self) -> None:
-        for name in ("alpha_v", "alpha_s", "alpha_a"):
-            check_range(f"model.{name}", getattr(self, name), 0.0, 1.0)
-        for name in ("visual_prompts", "semantic_prompts"):
-            check_range(f"model.{name}", getattr(self, name), 0, 512)
-        check_range("model.first_strong_block", self.first_strong_block, 1, 1000)
-        check_range("model.scale", self.scale, 1e-3, 1e3)
+        for name, low, high in (("alpha_v", 0.0, 1.0), ("alpha_s", 0.0, 1.0), ("alpha_a", 0.0, 1.0),
+                                ("visual_prompts", 0, 512), ("semantic_prompts", 0, 512), ("fusion_heads", 0, 512),
+                                ("first_strong_block", 1, 1000), ("scale", 1e-3, 1e3)):
+            check_range(f"model.{name}", getattr(self, name), low, high)
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,9 @@ def update(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 def read_config(found: Any) -> Config:
     """The config that `as_dict` wrote, also by an earlier version; raises `ConfigError` as `update` does."""
-    if isinstance(found, dict) and isinstance(found.get("train"), dict):  # without a choice the raw tau was kept
-        found = {**found, "train": {"calibration": "raw", **found["train"]}}
+    for group, value in (("train", {"calibration": "raw"}), ("model", {"fusion_heads": 1})):  # before the choice
+        if isinstance(found, dict) and isinstance(found.get(group), dict):
+            found = {**found, group: {**value, **found[group]}}
     model = found.get("model", {}) if isinstance(found, dict) else {}
     name = model.get("method", MethodConfig.name) if isinstance(model, dict) else None
     method = MethodConfig.known.get(name) if isinstance(name, str) else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,14 @@ EPS = 1e-5  # of every LayerNorm here, nn.LayerNorm's default
 
 
 class AttentionMap(nn.Module):
-    """delta(logits): a module of its own, so that a forward hook can read the map; logits [..., T]."""
+    """delta(logits): a module of its own, so that a forward hook can read the map; logits [..., T].
+
+    Of several `heads` the map is [B, P heads, T], the heads of a prompt one after the other.
+    """
+
+    def __init__(self, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
 
     def forward(self, logits: Tensor) -> Tensor:
         """Softmax over the last axis."""
@@ -59,28 +67,42 @@ class Context:
 
 
 class _Projections(nn.Module):
-    """LayerNorm on query and context and the three single-head projections shared by every fusion."""
+    """LayerNorm on query and context and the three projections shared by every fusion.
 
-    def __init__(self, dim: int) -> None:
+    With h `heads` each attends in D/h channels of its own, logits over sqrt(D/h), as in a ViT's block; one head is the
+    paper's formula. Raises ValueError where `heads` does not divide D.
+    """
+
+    adds: ClassVar[bool] = True
+    """whether its `output` is added to what was there; the adapter's is what stays"""
+
+    def __init__(self, dim: int, heads: int = 1) -> None:
         super().__init__()
-        self.dim = dim
+        if heads < 1 or dim % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {dim}: choose a divisor")
+        self.dim, self.heads = dim, heads
         # Frozen ViT tokens have a few huge channels: without the norms those alone decide the softmax.
         self.norm_query = nn.LayerNorm(dim, eps=EPS)
         self.norm_context = nn.LayerNorm(dim, eps=EPS)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim)
-        self.attention = AttentionMap()
+        self.attention = AttentionMap(heads)
         self.output = PathOutput()
 
     def _attend(self, prompts: Tensor, context: Context, bias: Tensor | None,
                 alpha: float) -> tuple[Tensor, Context]:
         """[alpha delta(Q K^T / sqrt(D)) + (1 - alpha) bias] V [B,P,D], and the context for its next reader."""
-        gain = self.norm_context.weight
-        absorbed = self.query(self.norm_query(prompts)) @ (self.key.weight * (gain / math.sqrt(self.dim)))
-        mixed, rows = read(context.rows, context.scale, absorbed, bias, alpha, self.attention)
+        gain, heads = self.norm_context.weight, self.heads
+        queries = self.query(self.norm_query(prompts)).unflatten(-1, (heads, -1))  # [B,P,h,D/h]
+        keys = (self.key.weight * (gain * math.sqrt(heads / self.dim))).unflatten(0, (heads, -1))  # [h,D/h,D]
+        absorbed = torch.einsum("bphd,hde->bphe", queries, keys).flatten(1, 2)
+        shared = bias if bias is None or heads == 1 else bias.repeat_interleave(heads, 0)
+        mixed, rows = read(context.rows, context.scale, absorbed, shared, alpha, self.attention)
         # The weights sum to one, so LayerNorm's bias comes out as it went in.
-        fused = self.value(torch.addcmul(self.norm_context.bias, mixed, gain))
+        mixed = torch.addcmul(self.norm_context.bias, mixed, gain).unflatten(1, (-1, heads))
+        values = self.value.weight.unflatten(0, (heads, -1))
+        fused = torch.einsum("bphe,hde->bphd", mixed, values).flatten(2) + self.value.bias
         return self.output(fused), Context(rows, context.scale)
 
 
@@ -96,11 +118,11 @@ class StrongPromptFusion(_Projections):
     """SVPF and SSPF: f' = [a delta(Q K^T / sqrt(D)) + (1 - a) delta(B)] V + f (design section 1).
 
     `alpha` in [0, 1] multiplies the attention: 1 is plain attention, 0 only the learned bias B
-    [num_prompts, num_context]. Raises ValueError for an alpha outside [0, 1].
+    [num_prompts, num_context], one for all heads. Raises ValueError for an alpha outside [0, 1].
     """
 
-    def __init__(self, dim: int, num_prompts: int, num_context: int, alpha: float) -> None:
-        super().__init__(dim)
+    def __init__(self, dim: int, num_prompts: int, num_context: int, alpha: float, heads: int = 1) -> None:
+        super().__init__(dim, heads)
         self.alpha = _share("alpha", alpha)
         # A small random start: equal rows would keep all prompts alike where a is near zero.
         self.bias = nn.Parameter(0.02 * torch.randn(num_prompts, num_context))
@@ -125,6 +147,8 @@ class SemanticAdapter(_Projections):
 
     `alpha` in [0, 1]; 0 returns the attributes unchanged. Raises ValueError for an alpha outside [0, 1].
     """
+
+    adds: ClassVar[bool] = False
 
     def __init__(self, dim: int, alpha: float) -> None:
         super().__init__(dim)

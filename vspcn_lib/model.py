@@ -6,10 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vspcn_lib.config import Config, ModelConfig, check_range
+from vspcn_lib.config import Config, ConfigError, ModelConfig, TrainConfig, check_range
 from vspcn_lib.encoders.backbone import FrozenViT, TokenLayout
 from vspcn_lib.fusion import Context, SemanticAdapter, StrongPromptFusion, WeakPromptFusion
-from vspcn_lib.zeroshot import Heads, ZeroShotModel, initial_prompts
+from vspcn_lib.zeroshot import Heads, ZeroShotModel
+
+# Learning rates by role, as multiples of `train.lr`. Fusion's D x D matrices move by 1/D (the maximal-update rule): at
+# one rate for all, 200 steps made what fusion adds 20 to 50 times as long as the ViT's tokens, and every image's prompt
+# the same. The logits B must reach order 1 within a short training, and start near 0 (docs/paths.md has the trials).
+FUSION_RATE, PROMPT_RATE, BIAS_RATE = 40.0, 0.1, 30.0  # the first over D
+# What fusion adds starts about as long as the tokens beside it, at any width: LayerNorm gives rows of length sqrt(D).
+VALUE_START = 0.1
+PROMPT_NOISE = 0.02  # several prompts of a kind start apart by this much a channel
 
 
 class VSPCN(ZeroShotModel):
@@ -31,23 +39,37 @@ class VSPCN(ZeroShotModel):
         streams = ["cls"] + ["visual"] * bool(visual) + ["semantic"] * bool(semantic)
         self.heads = Heads(dim, attributes, streams, config)
         self.reads = tuple(s for s in config.readout.split("+") if s in streams)
+        count = config.fusion_heads or backbone.attention_heads
         if visual:
-            self.visual_prompts = nn.Parameter(initial_prompts(visual, dim))
-            self.weak_visual = WeakPromptFusion(dim) if config.weak else None
+            self.visual_prompts = nn.Parameter(self._prompts(visual))
+            self.weak_visual = WeakPromptFusion(dim, count) if config.weak else None
             self.strong_visual = nn.ModuleList(
-                StrongPromptFusion(dim, visual, backbone.patches, config.alpha_v)
+                StrongPromptFusion(dim, visual, backbone.patches, config.alpha_v, count)
                 for _ in range(deep if config.strong else 0))
         if semantic:
-            self.semantic_prompts = nn.Parameter(initial_prompts(semantic, dim))
+            self.semantic_prompts = nn.Parameter(self._prompts(semantic))
             if config.weak or config.strong:
-                self.register_buffer("word_vectors", word_vectors.float(), persistent=False)
+                self.register_buffer("word_vectors", standardised(word_vectors.float()), persistent=False)
                 self.attribute_tokens = nn.Linear(word_vectors.shape[1], dim)  # S^0
-            self.weak_semantic = WeakPromptFusion(dim) if config.weak else None
+            self.weak_semantic = WeakPromptFusion(dim, count) if config.weak else None
             self.strong_semantic = nn.ModuleList(
-                StrongPromptFusion(dim, semantic, attributes, config.alpha_s)
+                StrongPromptFusion(dim, semantic, attributes, config.alpha_s, count)
                 for _ in range(deep if config.strong else 0))
             self.adapters = nn.ModuleList(SemanticAdapter(dim, config.alpha_a) for _ in self.strong_semantic
                                           if config.adapter)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, WeakPromptFusion | StrongPromptFusion):
+                    module.value.weight *= VALUE_START
+                    module.value.bias *= VALUE_START
+
+    def _prompts(self, count: int) -> Tensor:
+        """[count,D], the ViT's own cls token at the input and a little noise: its blocks know what to do with one."""
+        like = next(self.backbone.parameters())
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, *self.backbone.vit.patch_embed.img_size, device=like.device, dtype=like.dtype)
+            cls = self.backbone.embed(blank)[0, 0]  # before the first block it is the same for every image
+        return cls.float().cpu() + PROMPT_NOISE * torch.randn(count, self.backbone.dim)
 
     @classmethod
     def build(cls, backbone: FrozenViT, word_vectors: Tensor, config: Config) -> VSPCN:
@@ -56,8 +78,40 @@ class VSPCN(ZeroShotModel):
 
     @classmethod
     def check(cls, config: Config, backbone: FrozenViT, attributes: int) -> None:
-        """Raise `ConfigError` where the first strong block is beyond the last block of the ViT."""
+        """Raise `ConfigError` where the first strong block is beyond the ViT's last, or heads do not divide its width.
+        """
         check_range("model.first_strong_block", config.model.first_strong_block, 1, len(backbone.blocks))
+        count = config.model.fusion_heads or backbone.attention_heads
+        if backbone.dim % count:
+            raise ConfigError(f"model.fusion_heads = {count} does not divide the backbone's width of {backbone.dim}: "
+                              "choose a divisor, or 0 for the ViT's own number of heads")
+
+    def paths(self) -> dict[str, list[nn.Module]]:
+        """WVPF, SVPF, SSPF and the adapter, first block first; WSPF reads words alone."""
+        weak = getattr(self, "weak_visual", None)
+        found = {"WVPF": [weak] if weak is not None else [], "SVPF": getattr(self, "strong_visual", ()),
+                 "SSPF": getattr(self, "strong_semantic", ()), "adapter": getattr(self, "adapters", ())}
+        return {name: list(parts) for name, parts in found.items() if len(parts)}
+
+    def optimiser(self, train: TrainConfig) -> torch.optim.Optimizer:
+        """Adam, each parameter at the rate of its role; only heads decay.
+
+        Adam's decay is coupled: it pulls whatever has small gradients to zero at the full rate, which once made every
+        learned bias and the query and key of SSPF vanish.
+        """
+        if not self.layout.visual + self.layout.semantic:
+            return super().optimiser(train)
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.trainable().items():
+            kind, rate = name.split(".")[0], 1.0  # the heads, and S^0 out of word vectors
+            if kind in ("visual_prompts", "semantic_prompts"):
+                rate = PROMPT_RATE
+            elif kind not in ("heads", "attribute_tokens"):
+                rate = BIAS_RATE if name.count(".") == 2 and name.endswith(".bias") else FUSION_RATE / self.backbone.dim
+            decay = train.weight_decay if kind == "heads" else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+        return torch.optim.Adam([{"params": found, "peak": train.lr * rate, "weight_decay": decay}
+                                 for (rate, decay), found in groups.items()], lr=train.lr, fused=True)
 
     @classmethod
     def cached(cls, config: Config) -> bool:
@@ -77,15 +131,15 @@ class VSPCN(ZeroShotModel):
         attributes = None
         if self.layout.visual:
             visual = self.visual_prompts.expand(len(images), -1, -1)
-            if self.weak_visual is not None:
-                visual = self.weak_visual(visual, tokens)  # F^0: all image tokens
+            if self.weak_visual is not None:  # with a residual: without one all prompts of a kind become the same
+                visual = visual + self.weak_visual(visual, tokens)  # F^0: all image tokens
         if self.layout.semantic:
             # Equal for every image until an adapter reads the patches, so kept at batch 1 until then.
             semantic = self.semantic_prompts.expand(1, -1, -1)
             if hasattr(self, "attribute_tokens"):
                 attributes = self.attribute_tokens(self.word_vectors).unsqueeze(0)
             if self.weak_semantic is not None:
-                semantic = self.weak_semantic(semantic, attributes)
+                semantic = semantic + self.weak_semantic(semantic, attributes)
             semantic = semantic.expand(len(images), -1, -1)
         tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
         for block in self.backbone.blocks[:self.first_strong]:
@@ -144,3 +198,12 @@ class VSPCN(ZeroShotModel):
         if not self.layout.visual + self.layout.semantic:
             return self.by_stream(self.tokens(images))
         return self.by_stream(self.deep(*self.shallow(images)))
+
+
+def standardised(vectors: Tensor) -> Tensor:
+    """Word vectors [K,G] with mean 0 and deviation 1 over the K attributes in every dimension; equal ones stay 0.
+
+    Attribute phrases share most of their words: as they are, their vectors differ less than they have in common.
+    """
+    centred = vectors - vectors.mean(0)
+    return centred / centred.square().mean(0).sqrt().clamp_min(1e-6)

@@ -24,9 +24,10 @@ from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out
 from vspcn_lib.runs.counts import check_counts, selection_split, thin
 from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
-from vspcn_lib.runs.finished import check_finished
+from vspcn_lib.runs.finished import check_built, check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder, together
 from vspcn_lib.runs.kept import Kept
+from vspcn_lib.runs.paths import measure
 from vspcn_lib.runs.pieces import Objective, Pieces
 from vspcn_lib.runs.processes import own_rows, sum_gradients
 from vspcn_lib.runs.workspace import FeatureBatches, Workspace
@@ -264,6 +265,8 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         if done:
             check_finished(folder, done, config, work and work.inputs)
             return done
+        if resume:
+            check_built(folder)
         work = work or Workspace.open(config)
         with together():
             work.accelerator.wait_for_everyone()
@@ -278,6 +281,8 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         calibrated = calibrate(work, model, held, best)
         result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),
                   "inputs": folder.read_json("inputs.json"), "seconds": round(earlier + time.monotonic() - start, 1)}
+        if work.accelerator.is_main_process and (worth := measure(work, model, tau=calibrated["tau"])):
+            result["paths"] = worth
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:

@@ -180,6 +180,13 @@ class ZeroShotModel(nn.Module):
         """The batches of an epoch as rows of the training images with `labels` [n]: every image once, shuffled."""
         return shuffled(len(labels), config.train.batch_size, rng)
 
+    def paths(self) -> dict[str, list[nn.Module]]:
+        """The modules of each path that reads the image before the heads, by name, for interventions (`runs/paths.py`).
+
+        Each has an `attention` and an `output` module. None by default.
+        """
+        return {}
+
     def solve(self, features: Tensor, targets: Tensor, attributes: Tensor, candidate: Any) -> dict[str, float]:
         """Set the weights in closed form for one of `candidates`, which is returned by name for the log."""
         raise NotImplementedError

@@ -57,9 +57,9 @@ def _small_vit(patch, tmp_path):
 
 
 class _Stop:
-    """Stands in for a backbone that only says its patch and depth."""
+    """Stands in for a backbone that only says its sizes."""
 
-    patch, blocks = 16, [None] * 12
+    patch, blocks, dim, attention_heads = 16, [None] * 12, 192, 3
 
 
 @pytest.mark.parametrize(("args", "spoil", "words"), [

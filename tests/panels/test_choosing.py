@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from vspcn_lib import metrics
 from vspcn_lib.config import Config, as_dict
 from vspcn_lib.data.folders import read_folder
 from vspcn_lib.panels import chooser
@@ -63,7 +64,12 @@ def test_every_finished_run_is_found_and_a_damaged_one_is_named(places):
     by = {f.path.name: f for f in found}
     assert by["two"].label.startswith("H 51.0 · birds · VSPCN") and "commit 0123456" in by["kept.json"].label
     np.testing.assert_array_equal(by["kept.json"].scores()["scores"], _scores(0)["scores"])
-    assert by["one"].is_run and not by["kept.json"].is_run
+    assert by["one"].is_run and not by["kept.json"].is_run and not by["one"].is_generated
+    RunFolder(by["one"].path).write_json("generate.json", {"run": "x", "settings": {"generator": "flow"}})
+    again = {f.path.name: f for f in find(*places)[0]}
+    assert again["one"].is_generated and " + flow" in again["one"].label and not again["two"].is_generated
+    pd.testing.assert_frame_equal(by["one"].sweep(), metrics.tau_sweep(*(
+        _scores(0)[k] for k in ("scores", "labels", "unseen"))))
 
 
 def test_a_choice_replaces_the_panel_and_a_mistake_leaves_it(places, monkeypatch):

@@ -35,7 +35,7 @@ def _scores(work, model):
 
 def _replaced(work, model, names, how):
     """Untouched scores and those under an intervention, both from the first block on."""
-    parts, means, images = paths.paths(model), paths.Means(), _scores(work, model)
+    parts, means, images = model.paths(), paths.Means(), _scores(work, model)
     every = [m for ms in parts.values() for m in ms]
     handles = [t.register_forward_hook(means.add) for m in every for t in (m.output, m.attention)]
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_removed_paths_equal_a_model_that_was_built_without_them(work, model, ti
 @torch.inference_mode()
 def test_where_all_images_are_one_image_nothing_changes(work, model, how):
     work = replace(work, pixels=np.repeat(work.pixels[:1], len(work.pixels), 0))
-    before, after, _, _ = _replaced(work, model, list(paths.paths(model)), how)
+    before, after, _, _ = _replaced(work, model, list(model.paths()), how)
     np.testing.assert_allclose(after, before, atol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_means_are_those_of_one_pass_over_all_images(work, model, monkeypatch):
 @torch.inference_mode()
 def test_with_every_path_at_its_mean_the_prompts_of_the_first_deep_block_are_constants(work, model):
     seen = []
-    parts, means, images = paths.paths(model), paths.Means(), _scores(work, model)
+    parts, means, images = model.paths(), paths.Means(), _scores(work, model)
     handles = [m.output.register_forward_hook(means.add) for ms in parts.values() for m in ms]
     images.scores(whole=True)
     for handle in handles:
@@ -101,7 +101,7 @@ def test_with_every_path_at_its_mean_the_prompts_of_the_first_deep_block_are_con
 
 def test_a_record_agrees_with_its_own_score_matrices(work, model):
     found = paths.measure(work, model, 20, tuple(paths.HOW), tau=0.7)
-    assert found["images"] == 20 and set(found) == {"images", "H", "AUSUC", *paths.HOW}
+    assert found["images"] == 20 and set(found) == {"images", "H", "AUSUC", "vanished", *paths.HOW}
     for how in paths.HOW:
         assert list(found[how]) == ["WVPF", "SVPF", "SSPF", "adapter", "all"]
     before, after, _, images = _replaced(work, model, ["SSPF"], "mean")
@@ -111,6 +111,13 @@ def test_a_record_agrees_with_its_own_score_matrices(work, model):
     assert found["mean"]["SSPF"]["H"] == pytest.approx(best[1] - best[0], abs=0.051)
     changed = ((after + 0.7 * unseen).argmax(1) != (before + 0.7 * unseen).argmax(1)).mean()
     assert found["mean"]["SSPF"]["changed"] == pytest.approx(changed, abs=1e-3)
+
+
+def test_parameters_that_shrank_to_nothing_are_named(work, model):
+    assert paths.vanished(work, model) == []
+    with torch.no_grad():
+        model.strong_semantic[1].bias *= 1e-4
+    assert paths.vanished(work, model) == ["strong_semantic.1.bias"]
 
 
 def test_the_images_are_spread_evenly_over_the_classes(work, model):
@@ -123,7 +130,7 @@ def test_the_images_are_spread_evenly_over_the_classes(work, model):
 def test_methods_without_such_paths_have_nothing_to_measure(tiny_folder, tiny_vit, method):
     work = Workspace.open(make_config(tiny_folder, model={"method": method}), tiny_vit)
     assert paths.measure(work, work.model()) == {}
-    assert shown.report(work, work.model(), 0.0, 16) == {}
+    assert shown.paths_report(work, work.model(), 0.0, 16) == {}
 
 
 def test_spread_and_shares_have_their_known_ends():
@@ -137,11 +144,12 @@ def test_spread_and_shares_have_their_known_ends():
 
 
 def test_the_report_shows_every_deep_block_and_every_intervention(work, model):
-    found = shown.report(work, model, 0.0, 16)
+    found = shown.paths_report(work, model, 0.0, 16)
     assert found["blocks"]["block"] == [3, 4]
-    assert {"visual from each other", "SSPF bias spread", "SVPF strongest differs", "adapter spread"} <= set(found["blocks"])
+    assert {"visual from each other", "SSPF bias spread", "SVPF strongest differs",
+            "adapter spread"} <= set(found["blocks"])
     assert all(0 <= v <= 1.0001 for name, column in found["blocks"].items() for v in column
                if name.split()[-1] in ("spread", "differs") or "between" in name)
     text = shown.text(found)
-    assert all(path in text for path in paths.FIELDS) and "output removed" in text
+    assert all(path in text for path in model.paths()) and "output removed" in text
     assert len(shown.paths_figure(found).axes) == 3

@@ -24,7 +24,7 @@ from vspcn_lib.studies.records import method, summary
 from vspcn_lib.studies.rows import ROWS, named, row
 from vspcn_lib.studies.runner import Job, execute, finished
 from vspcn_lib.studies.sweep import parse_axis, sweep
-from vspcn_lib.studies.tables import ablation_table, caption, paired_bootstrap
+from vspcn_lib.studies.tables import ablation_table, caption, generation_table, paired_bootstrap
 from vspcn_lib.system.environment import cores
 from vspcn_lib.train import Interrupted
 from vspcn_lib.views.figures import draw_figures
@@ -175,6 +175,15 @@ def test_paired_bootstrap_is_paired_and_its_estimate_is_the_plain_difference():
     assert table.loc["full", "H - full"] == ""
 
 
+def test_the_share_of_the_paths_is_a_column_where_a_row_has_paths():
+    rng = np.random.default_rng(0)
+    ours = [_record(rng, "full", s, 0) for s in range(2)]
+    for r, lost in zip(ours, (-4.0, -7.0), strict=True):
+        r["result"]["paths"] = {"mean": {"all": {"H": lost}}}
+    table = ablation_table({str(i): r for i, r in enumerate([*ours, _record(rng, "VPT-deep", 0, 0)])}).set_index("row")
+    assert table["paths at work"].to_dict() == {"full": "5.5", "VPT-deep": ""}
+
+
 def test_methods_whose_loss_reads_unseen_attributes_are_marked_in_every_table():
     rng = np.random.default_rng(0)
     records = {}
@@ -188,6 +197,23 @@ def test_methods_whose_loss_reads_unseen_attributes_are_marked_in_every_table():
     assert "†: the loss" in caption(records) and "†" not in caption({k: records[k] for k in "02"})
     marked = summary(records).set_index("method").index
     assert sorted(n.split(",")[0] for n in marked if "unseen attributes in the loss" in n) == ["msdn", "psvma"]
+
+
+def test_h_by_tau_stands_beside_h_by_generation_in_the_seeds_that_both_have():
+    rng = np.random.default_rng(0)
+    start, made = _record(rng, "ViT only", 0, 0), [_record(rng, "ViT only + flow", s, 20) for s in range(2)]
+    for r in made:
+        r["generate"] = {"folds": 0}
+        r["result"] |= {"with_tau": {"H": 40.0 + r["result"]["seed"]}, "samples": 64, "ratio": 4.0}
+    table = generation_table({"a": start, "b": made[0], "c": made[1]})
+    difference, low, high = paired_bootstrap(made[:1], [start])
+    assert table.to_dict("records") == [{
+        "features of": "ViT only", "generator": "flow", "H by tau": "3.0", "H by generation": "28.0 ± 7.1",
+        "difference": f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]", "with a tau too": "40.5 ± 0.7",
+        "U": "26.0 ± 7.1", "S": "27.0 ± 7.1", "CZSL": "29.0 ± 7.1", "synthetic": "64, 64", "a real one": "4, 4",
+        "folds": "0", "seeds": "2"}]
+    alone = generation_table({"b": made[0]}).iloc[0]
+    assert alone["H by tau"] == "not recorded" and alone["difference"] == "" and generation_table({"a": start}).empty
 
 
 def test_a_group_of_rows_stands_for_its_members():

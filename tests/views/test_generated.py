@@ -8,12 +8,12 @@ from scipy.linalg import sqrtm
 from world import make_config, make_folder, make_vit
 
 from vspcn_lib.methods.generative.registry import read_settings
-from vspcn_lib.panels.generated import Generated, Seen
+from vspcn_lib.panels.generated import Generated, Seen, generated_run
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.generate import generate
 from vspcn_lib.train import run
-from vspcn_lib.views.generated import Opened, coverage, frechet, quality, two_sample
+from vspcn_lib.views.generated import Opened, coverage, frechet, halves, means, quality, two_sample
 
 
 @settings(deadline=None, max_examples=30)
@@ -60,6 +60,22 @@ def test_what_the_numbers_mean():
     assert found[4]["frechet"] < 0.1 < 50 < found[7]["frechet"] and found[7]["1-NN"] == 100
 
 
+def test_distances_of_means_and_two_halves_are_those_of_the_loops():
+    rng = np.random.default_rng(2)
+    labels = rng.permutation(np.repeat([3, 5, 8], 9))
+    real = rng.normal(size=(27, 4)) + labels[:, None]
+    synthetic = {c: rng.normal(size=(7, 4)) + c for c in (3, 5, 8)}
+    found = means(real, labels, synthetic)
+    for c, drawn in synthetic.items():
+        far = {d: np.linalg.norm(drawn.mean(0) - real[labels == d].mean(0)) for d in synthetic}
+        assert found[c]["own"] == pytest.approx(far[c])
+        assert found[c]["other"] == pytest.approx(min(v for d, v in far.items() if d != c))
+    own = real[labels == 5]
+    assert halves(real, labels, np.array([5, 8]))[5] == {
+        "frechet": frechet(own[::2], own[1::2]), "1-NN": two_sample(own[:8:2], own[1::2]),
+        "coverage": coverage(own[::2], own[1::2])}
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """A finished `generate` of a tiny linear head, opened again."""
@@ -94,5 +110,13 @@ def test_the_panel_shows_one_class_and_the_recorded_curve(opened):
     assert (result["U"], result["S"], result["H"]) == (row["U"], row["S"], row["H"])
     assert result["own"] == opened.quality()[int(opened.work.bench.unseen_classes[1])]
     axes = parts.draw(state, result).axes
-    assert f"{state.samples} features a class" in parts.describe(state, result)
-    assert [len(c.get_offsets()) for c in axes[0].collections] == [6, 3, 6, 3]  # others grey, the class in colour
+    assert f"{state.samples} synthetic features a class" in parts.describe(state, result)
+    assert [len(c.get_offsets()) for c in axes[0].collections] == [6, 6, 3, 3]  # others grey, the class in colour
+    assert parts.best == opened.selection["best"]["samples"] and axes[1].get_lines()[4].get_xdata()[0] == parts.best
+    table = parts.table(state, result).set_index("class")
+    assert table.loc[state.kind, "to its real mean"] == result["own"]["own"] and len(table) == len(parts.names) + 2
+    assert table.iloc[:-2].mean().tolist() == pytest.approx(table.loc["mean of these classes"].tolist())
+
+
+def test_a_finished_generation_is_not_made_again(opened):
+    assert generated_run(opened.folder.path.parent / "run", opened.folder.path) == opened.folder.path

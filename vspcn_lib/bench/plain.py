@@ -13,29 +13,28 @@ from vspcn_lib.model import VSPCN
 Fusion = WeakPromptFusion | StrongPromptFusion | SemanticAdapter
 
 
-def attend(module: Fusion, queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """delta(Q K^T / sqrt(D)) [B,Q,T] and V [B,T,D] with Q, K, V projected from normed queries and context."""
-    context = module.norm_context(context)
-    Q, K, V = module.query(module.norm_query(queries)), module.key(context), module.value(context)
-    return module.attention(Q @ K.transpose(-2, -1) / math.sqrt(module.dim)), V
-
-
-def weak(module: WeakPromptFusion, prompts: Tensor, context: Tensor) -> Tensor:
-    """f = delta(Q K^T / sqrt(D)) V."""
-    weights, values = attend(module, prompts, context)
-    return weights @ values
+def attend(module: Fusion, queries: Tensor, context: Tensor, bias: Tensor | None = None,
+           alpha: float = 1.0) -> Tensor:
+    """[a delta(Q K^T / sqrt(D/h)) + (1 - a) bias] V [B,Q,D], head by head, with Q, K, V projected from normed queries
+    and context; bias [Q,T]."""
+    context, heads = module.norm_context(context), module.heads
+    Q, K, V = (x.unflatten(-1, (heads, -1)).transpose(1, 2)
+               for x in (module.query(module.norm_query(queries)), module.key(context), module.value(context)))
+    logits = Q @ K.transpose(-2, -1) * math.sqrt(heads / module.dim)  # [B,h,Q,T]
+    weights = module.attention(logits.transpose(1, 2).flatten(1, 2)).unflatten(1, (-1, heads)).transpose(1, 2)
+    if bias is not None:
+        weights = alpha * weights + (1 - alpha) * bias
+    return (weights @ V).transpose(1, 2).flatten(2)
 
 
 def strong(module: StrongPromptFusion, prompts: Tensor, context: Tensor) -> Tensor:
     """f' = [a delta(Q K^T / sqrt(D)) + (1 - a) delta(B)] V + f."""
-    weights, values = attend(module, prompts, context)
-    return (module.alpha * weights + (1 - module.alpha) * module.bias_map(module.bias)) @ values + prompts
+    return attend(module, prompts, context, module.bias_map(module.bias), module.alpha) + prompts
 
 
 def adapt(module: SemanticAdapter, attributes: Tensor, patches: Tensor) -> Tensor:
     """S' = a delta(Q K^T / sqrt(D)) V + (1 - a) S."""
-    weights, values = attend(module, attributes, patches)
-    return module.alpha * (weights @ values) + (1 - module.alpha) * attributes
+    return module.alpha * attend(module, attributes, patches) + (1 - module.alpha) * attributes
 
 
 class PlainVSPCN(VSPCN):
@@ -48,12 +47,13 @@ class PlainVSPCN(VSPCN):
         attributes = None
         if self.layout.visual:
             visual = self.visual_prompts.expand(n, -1, -1)
-            visual = weak(self.weak_visual, visual, tokens) if self.weak_visual is not None else visual
+            visual = visual + attend(self.weak_visual, visual, tokens) if self.weak_visual is not None else visual
         if self.layout.semantic:
             semantic = self.semantic_prompts.expand(n, -1, -1)
             if hasattr(self, "attribute_tokens"):
                 attributes = self.attribute_tokens(self.word_vectors).expand(n, -1, -1)
-            semantic = weak(self.weak_semantic, semantic, attributes) if self.weak_semantic is not None else semantic
+            if self.weak_semantic is not None:
+                semantic = semantic + attend(self.weak_semantic, semantic, attributes)
         prefix, patches = tokens[:, :self.layout.prefix], tokens[:, self.layout.prefix:]
         tokens = torch.cat([prefix, visual, semantic, patches], dim=1)
         for number, block in enumerate(self.backbone.blocks):

@@ -128,23 +128,10 @@ def _evaluate(a: options.Evaluate) -> None:
 
 def _paths(a: options.Paths) -> None:
     from vspcn_lib.config import check_range
-    from vspcn_lib.runs.folder import RunFolder
-    from vspcn_lib.runs.trained import load_trained
-    from vspcn_lib.studies.records import method
-    from vspcn_lib.views import paths
-    from vspcn_lib.views.plots import save
+    from vspcn_lib.views.paths import examine
 
     check_range("--images", a.images, 16, 10**9)
-    folder, out = RunFolder(a.run), a.out or a.run
-    tau = float(folder.scores()["tau"])
-    work, model = load_trained(folder)
-    found = paths.report(work, model, tau, a.images)
-    if not found:
-        print(paths.NOTHING.format(method({"config": folder.read_json("config.json")})))
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "paths.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(paths.text(found), f"{out / 'paths.json'}\n{save(paths.paths_figure(found), out / 'paths.png')}", sep="\n\n")
+    print(examine(a.run, a.images, a.out))
 
 
 def _predict(a: options.Predict) -> None:
@@ -273,9 +260,9 @@ def _figures(a: options.Figures) -> None:
 
 
 STOPPED = "stopped; a run that has begun continues with `python -m vspcn_lib resume RUN`"
-COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "paths": _paths, "predict": _predict, "data": _data, "bench": _bench,
-            "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep, "calibrate": _calibrate,
-            "record": _record, "exhibit": _exhibit, "figures": _figures, "table": _table_of}
+COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "paths": _paths, "predict": _predict, "data": _data,
+            "bench": _bench, "resume": _resume, "generate": _generate, "ablate": _ablate, "sweep": _sweep,
+            "calibrate": _calibrate, "record": _record, "exhibit": _exhibit, "figures": _figures, "table": _table_of}
 
 
 def main(argv: list[str] | None = None) -> int:

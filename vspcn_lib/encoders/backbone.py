@@ -79,6 +79,11 @@ class FrozenViT(nn.Module):
         return self.vit.num_prefix_tokens
 
     @property
+    def attention_heads(self) -> int:
+        """Attention heads of a block; 1 where its kind does not say."""
+        return getattr(getattr(self.blocks[0], "attn", None), "num_heads", 1)
+
+    @property
     def patches(self) -> int:
         """Number of patches N at the built image size."""
         return self.vit.patch_embed.num_patches

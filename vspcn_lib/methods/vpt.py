@@ -21,7 +21,7 @@ class VPTShallowConfig(MethodConfig):
     reads: ClassVar[tuple[str, ...]] = ("model.embedding", "model.scale", "loss.gamma", "train")
     formerly: ClassVar[dict[str, str]] = {"prompts": "visual_prompts"}
     prompts: int = 16
-    """prompts, or prompts a block in VPT-deep; 16: as many as VSPCN's first presets have in all"""
+    """prompts, or prompts a block in VPT-deep; 16 are more than VSPCN has, so that it is no weak opponent"""
 
     def __post_init__(self) -> None:
         check_range("method.prompts", self.prompts, 1, 512)

@@ -34,11 +34,11 @@ class Chooser(OnPage):
     """A drop-down of runs over the panel that `build` makes of the chosen one; the panel in use is `panel`.
 
     `build` takes a run folder, or with `several` a dictionary {name: `Found`} of all that are marked. `first` opens:
-    a run folder, or a dictionary. Only runs that `fits` says yes to are listed.
+    a run folder, or a dictionary. Only runs that `fits` says yes to are listed, without it those that hold a model.
     """
 
     def __init__(self, build: Callable[[Any], Panel], first: Any, several: bool = False,
-                 fits: Callable[[Found], bool] = lambda found: found.is_run) -> None:
+                 fits: Callable[[Found], bool] = lambda found: found.is_run and not found.is_generated) -> None:
         self.build, self.several, self.fits = build, several, fits
         self.message, self.holder = widgets.HTML(), widgets.VBox()
         kind, height = (widgets.SelectMultiple, "96px") if several else (widgets.Dropdown, None)

@@ -26,3 +26,12 @@ def check_finished(folder: RunFolder, result: dict[str, Any], config: Config, in
     if changed := differences(known, now):
         raise RunError(f"{folder.path} is finished, of other data than there are now: {changed}; put back what was "
                        "changed, or choose another --out")
+
+
+def check_built(folder: RunFolder) -> None:
+    """Raise `RunError` for a VSPCN of a version that built fusion in another way: its weights mean nothing here."""
+    raw, model = folder.read_json("config.json") or {}, folder.config().model
+    fused = (model.visual_prompts or model.semantic_prompts) and (model.weak or model.strong)
+    if model.method == "vspcn" and fused and "fusion_heads" not in raw.get("model", {}):
+        raise RunError(f"{folder.path} was begun by a version that built fusion in another way: its scores and its "
+                       "record stay readable, its model does not open; train it anew in another folder")

@@ -1,4 +1,4 @@
-"""Whether each path of VSPCN carries something of the image: what is lost where its output forgets which image it is of.
+"""Whether each path of VSPCN carries something of the image: what is lost where its output forgets the image.
 
 A path that gives every image the same is a learned constant, as VPT-deep has them. Each path's output, or attention, is
 replaced while test images are classified again; nothing is chosen by these numbers.
@@ -17,30 +17,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
-from vspcn_lib.fusion import AttentionMap, SemanticAdapter, StrongPromptFusion
-from vspcn_lib.model import VSPCN
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.zeroshot import ZeroShotModel
 
-RECORDED = 256  # images of a run's record: paired differences of H are good to about a point
+RECORDED = 128  # images of a run's record, or two a class where that is more: paired differences are good to 2 points
 CHUNK = 32  # images at a time; "another image's" is taken from the same chunk
 HOW = {"mean": "output replaced by its mean over images", "other": "output replaced by another image's",
        "attention": "attention fixed at its mean over images", "removed": "output removed"}
-FIELDS = {"WVPF": "weak_visual", "SVPF": "strong_visual", "SSPF": "strong_semantic", "adapter": "adapters"}
-
-
-def paths(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """The modules of each path that reads the image, by the paper's name, first block first; WSPF reads words alone."""
-    if not isinstance(model, VSPCN):
-        return {}
-    found: dict[str, list[nn.Module]] = {}
-    for name, field_name in FIELDS.items():
-        module = getattr(model, field_name, None)
-        parts = list(module) if isinstance(module, nn.ModuleList) else [module] * (module is not None)
-        if parts:
-            found[name] = parts
-    return found
-
 
 @dataclass
 class Means:
@@ -73,7 +56,7 @@ def replaced(parts: Sequence[nn.Module], how: str, means: Means) -> Iterator[Non
     handles, alphas = [], []
     try:
         for part in parts:
-            if how == "removed" and isinstance(part, SemanticAdapter):  # its output is what stays, not what is added
+            if how == "removed" and not part.adds:  # its output is what stays, not what is added
                 alphas.append((part, part.alpha))
                 part.alpha = 0.0
                 continue
@@ -103,12 +86,12 @@ class Images:
     """Images in fixed chunks, kept as they are before the first deep block: paths beyond it are all that runs again."""
 
     work: Workspace
-    model: VSPCN
+    model: ZeroShotModel
     indices: np.ndarray
     shallow: list[tuple[Tensor, Tensor | None]]
 
     @classmethod
-    def of(cls, work: Workspace, model: VSPCN, most: int) -> Images:
+    def of(cls, work: Workspace, model: ZeroShotModel, most: int) -> Images:
         """Up to `most` test images, evenly from all classes, in an order that puts other classes beside each other."""
         bench, rng = work.bench, np.random.default_rng(0)
         test = rng.permutation(np.concatenate([bench.test_seen, bench.test_unseen]))
@@ -126,7 +109,8 @@ class Images:
         if whole or not self.shallow:
             kept = []
             for start in range(0, len(self.indices), CHUNK):
-                x = torch.cat([x for x, _, _ in work.batches(self.indices[start:start + CHUNK], augment=False).epoch(0)])
+                chunk = work.batches(self.indices[start:start + CHUNK], augment=False)
+                x = torch.cat([x for x, _, _ in chunk.epoch(0)])
                 with work.autocast():
                     kept.append(model.shallow(x))
             if not whole or not self.shallow:
@@ -140,19 +124,29 @@ class Images:
         return torch.cat(out).numpy()
 
 
-@torch.inference_mode()
-def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: Sequence[str] = ("mean",),
-            tau: float = 0.0) -> dict[str, Any]:
-    """What each path is worth on up to `most` test images; {} for a model without paths that read the image.
+def vanished(work: Workspace, model: ZeroShotModel) -> list[str]:
+    """Trained parameters whose root mean square fell below a hundredth of where it started, by name."""
+    def size(parameter: Tensor) -> float:
+        return float(parameter.detach().float().square().mean().sqrt())
 
-    `H` and `AUSUC` untouched, and for each of `hows`, path, and `all` together: their change in points of H and in
-    AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images, before and after, so
-    that a shift between seen and unseen classes does not count as a loss.
+    end = model.trainable()
+    return [name for name, start in work.model().trainable().items() if size(end[name]) < 0.01 * size(start)]
+
+
+@torch.inference_mode()
+def measure(work: Workspace, model: ZeroShotModel, most: int = 0, hows: Sequence[str] = ("mean",),
+            tau: float = 0.0) -> dict[str, Any]:
+    """What each path is worth on up to `most` test images (0: `RECORDED`); {} for a model without paths that read them.
+
+    `H` and `AUSUC` untouched, what has `vanished`, and for each of `hows`, path, and `all` together: their change in
+    points of H and in AUSUC, and the share of predictions at `tau` that change. H is at the best tau of these images,
+    before and after, so that a shift between seen and unseen classes does not count as a loss.
     """
-    parts = paths(model)
+    parts = model.paths()
     if not parts:
         return {}
     model.eval()
+    most = most or max(RECORDED, 2 * work.bench.num_classes)
     images, means, every = Images.of(work, model, most), Means(), [m for ms in parts.values() for m in ms]
     watched = [part.output for part in every] + [part.attention for part in every]
     handles = [module.register_forward_hook(means.add) for module in watched]
@@ -169,7 +163,8 @@ def measure(work: Workspace, model: ZeroShotModel, most: int = RECORDED, hows: S
         return float(sweep["H"].max()), metrics.area(sweep)
 
     h, area = numbers(before)
-    found: dict[str, Any] = {"images": len(images.indices), "H": round(h, 1), "AUSUC": round(area, 3)}
+    found: dict[str, Any] = {"images": len(images.indices), "H": round(h, 1), "AUSUC": round(area, 3),
+                             "vanished": vanished(work, model)}
     asked = [(how, name, ms) for how in hows for name, ms in {**parts, "all": every}.items()]
     for how, name, chosen in tqdm(asked, "paths", leave=False, disable=work.quiet):
         with replaced(chosen, how, means):

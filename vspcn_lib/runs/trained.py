@@ -6,6 +6,7 @@ import torch
 
 from vspcn_lib.encoders.backbone import load_backbone
 from vspcn_lib.methods.registry import build
+from vspcn_lib.runs.finished import check_built
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.kept import Kept
 from vspcn_lib.runs.processes import state as processes
@@ -21,6 +22,7 @@ def load_trained(folder: RunFolder, work: Workspace | None = None,
     """
     if (folder.path / "generate.json").exists():
         raise RunError(f"{folder.path} holds a generator, no model of images: name the run that it started from")
+    check_built(folder)
     if work is None:
         work = Workspace.open(folder.config(), quiet=quiet)
         work.quiet = False  # bars of what comes are shown
@@ -32,6 +34,7 @@ def load_alone(folder: RunFolder) -> tuple[ZeroShotModel, Kept]:
 
     A run of an older version keeps nothing, and asks for the benchmark. Raises `RunError` as `load_trained` does.
     """
+    check_built(folder)
     config, kept = folder.config(), Kept.read(folder.path)
     if kept is None:
         work, model = load_trained(folder)

@@ -26,10 +26,12 @@ _RIGHT_FIRST = {"eps": 10.0, "lambda_ced": 3.0}
 _BOTH = {"readout": "cls+semantic"}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "model": _BOTH, "train": {"epochs": 6}},
+    # validation H 51.1; without _RIGHT_FIRST and with batches of 32 47.0 (one seed); short, as it is the demo's
+    "birdlets": {"data": {"benchmark": "birdlets", "size": 84}, "model": _BOTH, "loss": _RIGHT_FIRST,
+                 "train": {**_SHORT, "epochs": 3}},
     "cub100": {"data": {"benchmark": "cub100", "size": 224}, "model": _BOTH, "loss": _RIGHT_FIRST, "train": _SHORT},
     "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}, "model": _BOTH,
-                     "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 3, "precision": "bf16"}},
+                     "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
     # Settings of cub100, whose photos are alike; not yet chosen on validation classes of their own.
     "cub100-clip": {"data": {"benchmark": "cub100", "size": 224},
                     "model": {**_BOTH, "backbone": "packaged:clip-vit-b16"}, "loss": _RIGHT_FIRST,
@@ -37,7 +39,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "awa35": {"data": {"benchmark": "awa35", "size": 224}, "model": _BOTH, "loss": _RIGHT_FIRST,
               "train": {**_SHORT, "precision": "bf16"}},
     "awa35-small": {"data": {"benchmark": "awa35", "size": 112, "images_per_class": 25}, "model": _BOTH,
-                    "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 3, "precision": "bf16"}},
+                    "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
     "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, **_HUB},
     "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, **_HUB, "loss": {"lambda_skd": 0.35}},
     "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, **_HUB},

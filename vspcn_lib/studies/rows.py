@@ -28,7 +28,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "no CED": {"loss": {"lambda_ced": 0.0}},
     "no SKD": {"loss": {"lambda_skd": 0.0}, "model": {"readout": "cls"}},  # the semantic head has no other loss
     "no AR": {"loss": {"gamma": 0.0}},
-    # baselines: as many prompts as VSPCN has in all; learning rates that fine-tuning of a whole ViT survives
+    # baselines: VPT with 16 prompts, more than VSPCN's two; learning rates that fine-tuning of a whole ViT survives
     "ESZSL": {"model": {"method": "eszsl"}, "train": {"batch_size": LINEAR["train"]["batch_size"]}},
     "VPT-shallow": {"model": {"method": "vpt-shallow"}},
     "VPT-deep": {"model": {"method": "vpt-deep"}},

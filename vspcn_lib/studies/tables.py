@@ -72,7 +72,8 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
     by which settings are chosen, mean ± std over seeds, and its mean spread over class folds where there are several;
     a mark behind rows whose loss reads unseen attributes;
     `H - reference` with its paired 95 % interval, of the seeds that both rows have, and for generated rows the same
-    against the run that each starts from, read out by its tau; the paper's own H on its own data.
+    against the run that each starts from, read out by its tau; `paths at work`, the points of H that are lost where
+    every fusion path gives each image the mean over images (`runs/paths.py`); the paper's own H on its own data.
     A run recorded twice counts once. Raises `RunError` for records of different data.
     """
     records = distinct(records, by_row=True)[0]
@@ -100,12 +101,50 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
             if row != other and pairs:  # of the seeds that both have
                 difference, low, high = paired_bootstrap(*map(list, zip(*pairs, strict=True)))
                 cells[title] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        worth = [r["result"]["paths"]["mean"]["all"]["H"] for r in found if "paths" in r["result"]]
+        cells["paths at work"] = f"{-np.mean(worth):.1f}" if worth else ""
         cells |= {"paper H": f"{PAPER_H[row]:.1f}" if row in PAPER_H else "", "seeds": str(len(of)),
                   "trainable": f"{of['trainable'].iloc[0]:,}", "total": f"{of['total'].iloc[0]:,}",
                   "seconds": f"{of['seconds'].mean():.0f}", "GiB": f"{of['GiB'].max():.1f}"}
         rows.append(cells)
     table = Table(rows)
-    return table if table["H - its start"].any() else table.drop(columns="H - its start")
+    return table.drop(columns=[c for c in ("H - its start", "paths at work") if not table[c].any()])
+
+
+def generation_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """H read by tau beside H by generation, a row for each of `rows.GENERATED` that has a record, as text.
+
+    `H by tau` is that of the run whose features were used, in the seeds that both have, `difference` the paired 95 %
+    interval of the two; `with a tau too` reads the generated classifier by a tau as well. `synthetic` and `a real one`
+    are the features of an unseen class that validation chose, in all and for each real one of a seen class.
+    A run recorded twice counts once. Raises `RunError` for records of different data.
+    """
+    records = distinct(records, by_row=True)[0]
+    check_same_data(records)
+    rows = []
+    for row, (start, _) in GENERATED.items():
+        found = [r for r in records.values() if r.get("row") == row and "generate" in r]
+        pairs = [(r, q) for r in found for q in records.values() if q.get("row") == start
+                 and r["result"]["seed"] == q["result"]["seed"]]
+        if not found:
+            continue
+
+        def spread(values: list[float]) -> str:
+            return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+        cells = {"features of": start, "generator": row.removeprefix(row.partition(" + ")[0] + " + "),
+                 "H by tau": spread([q["result"]["H"] for _, q in pairs]) if pairs else "not recorded",
+                 "H by generation": spread([r["result"]["H"] for r in found]), "difference": "",
+                 "with a tau too": spread([r["result"]["with_tau"]["H"] for r in found])}
+        if pairs:
+            cells["difference"] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs,
+                                                                                                      strict=True))))
+        cells |= {c: spread([r["result"][c] for r in found]) for c in ("U", "S", "CZSL")}
+        cells |= {"synthetic": ", ".join(str(r["result"]["samples"]) for r in found),
+                  "a real one": ", ".join(f"{r['result']['ratio']:g}" for r in found),
+                  "folds": ", ".join(sorted({str(r["generate"]["folds"]) for r in found})), "seeds": str(len(found))}
+        rows.append(cells)
+    return Table(rows)
 
 
 _SPECIAL = {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
@@ -135,10 +174,13 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
                    for r in records.values()})
     mark = (" †: the loss of this method reads the attributes of unseen classes (in selection those of the validation "
             "classes), never their images.") if any(map(reads_unseen, records.values())) else ""
+    worth = (" `paths at work`: points of H lost, on some test images at their best tau, where every fusion path gives "
+             "each image the mean over images; near 0, fusion is a learned constant."
+             if any("paths" in r["result"] for r in records.values()) else "")
     return (f"Ours: {'; '.join(ours)}; made by {', '.join(made)} (other work may have run beside it: `seconds` are no "
             "benchmark). `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; other data and "
             "another backbone, so only the order of rows compares. U, S, H at a tau chosen without test images, by the "
             "calibrator in `tau by`; `validation H` chooses settings; `oracle H` picks tau on test labels and is no "
             "result, `gap` is what is lost to it. Brackets: paired 95 % bootstrap interval over test classes, of the "
-            f"seeds that both rows have.{mark}"
+            f"seeds that both rows have.{worth}{mark}"
             + "".join(f" {said[0].upper()}{said[1:]}." for said in remarks(records, by_row=True)))

@@ -20,8 +20,8 @@ class CaptureError(RuntimeError):
 def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
     """Collect every attention of the forward passes inside the `with`, by module name, on the CPU.
 
-    Fusion maps: `weak_visual.attention` [B,P,T], `strong_visual.3.attention` [B,P,N], ...; the ViT's own:
-    `backbone.vit.blocks.11.attn` [B,heads,T,T]. timm's fused attention never forms its softmax, so it is switched
+    Fusion maps, means over heads: `weak_visual.attention` [B,P,T], `strong_visual.3.attention` [B,P,N], ...; the ViT's
+    own: `backbone.vit.blocks.11.attn` [B,heads,T,T]. timm's fused attention never forms its softmax, so it is switched
     off inside and back on afterwards; blocks that attend in parallel keep no map and are passed over. Raises
     `CaptureError` if no forward pass ran.
     """
@@ -30,7 +30,9 @@ def attention_maps(model: VSPCN) -> Iterator[dict[str, Tensor]]:
 
     def keep(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            maps[name] = output.detach().float().cpu()
+            found = output.detach().float().cpu()
+            heads = module.heads if isinstance(module, AttentionMap) else 1
+            maps[name] = found if heads == 1 else found.unflatten(1, (-1, heads)).mean(2)
         return hook
 
     try:

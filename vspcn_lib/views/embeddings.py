@@ -73,9 +73,14 @@ def cls_embeddings(run: Path, progress: bool = True) -> Tested:
 @torch.no_grad()
 def _computed(work: Workspace, model: ZeroShotModel, indices: np.ndarray, progress: bool) -> np.ndarray:
     batches = work.batches(indices, augment=False)
-    return torch.cat([forward(model, x)["cls"].float().cpu()
-                      for x, _, _ in tqdm(batches.epoch(0), "embeddings", len(batches), leave=False,
-                                          disable=not progress)]).numpy()
+    parts = []
+    for x, _, _ in tqdm(batches.epoch(0), "embeddings", len(batches), leave=False, disable=not progress):
+        found = forward(model, x)
+        if "cls" not in found:
+            raise RunError(f"this is a run of {work.config.model.method}, which embeds {', '.join(found)} and no cls "
+                           "token: choose a run of another method")
+        parts.append(found["cls"].float().cpu())
+    return torch.cat(parts).numpy()
 
 
 def tsne_layout(x: np.ndarray, perplexity: int) -> np.ndarray:

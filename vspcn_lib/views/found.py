@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from vspcn_lib import metrics
 from vspcn_lib.runs.folder import RunError, RunFolder, read_scores
@@ -24,12 +25,17 @@ class Found:
     scores_file: Path | None
     """scores.npz of the run, or the record's matrix in scores/; None where only numbers are recorded"""
     record: dict[str, Any]
-    """`config` and `result`, for a record also `classes`"""
+    """`config` and `result`, for a record also `classes`, and `generate` for what a generator made"""
 
     @property
     def is_run(self) -> bool:
-        """Whether there is a model to open."""
+        """Whether there is a run folder to open."""
         return self.path.is_dir()
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether it is of a generator of features: then its folder holds no model of images."""
+        return "generate" in self.record
 
     @property
     def name(self) -> str:
@@ -51,6 +57,13 @@ class Found:
             raise RunError(f"{self.path} keeps no score matrix: choose a run of yours, or a record in records/scores")
         return read_scores(self.scores_file)
 
+    def sweep(self) -> pd.DataFrame:
+        """U, S and H over every tau: as recorded, or of the score matrix. Raises `RunError` where neither was kept."""
+        if "sweep" in self.record:
+            return swept(self.record)
+        saved = self.scores()
+        return metrics.tau_sweep(saved["scores"], saved["labels"], saved["unseen"])
+
     def of_classes(self) -> dict[str, Any]:
         """The record with `classes`: accuracy of each class [C] at the validation tau, and which are unseen.
 
@@ -64,6 +77,12 @@ class Found:
                                            "unseen": saved["unseen"].tolist()}}
 
 
+def swept(record: dict[str, Any]) -> pd.DataFrame:
+    """The `sweep` of a record as `metrics.tau_sweep` gives it."""
+    table = pd.DataFrame(record["sweep"])
+    return table.assign(H=metrics.harmonic(table["U"], table["S"]))
+
+
 def find(outputs: Path, records: Path) -> tuple[list[Found], list[str]]:
     """Every finished run below `outputs` and every record below `records`, runs first, newest first; and a sentence for
     each that cannot be read."""
@@ -75,6 +94,8 @@ def find(outputs: Path, records: Path) -> tuple[list[Found], list[str]]:
             record = {"config": folder.read_json("config.json"), "result": folder.read_json("result.json")}
             if record["config"] is None or not isinstance(record["result"], dict) or "H" not in record["result"]:
                 continue  # no run: a record of something else that has the same name
+            if made := folder.read_json("generate.json"):
+                record["generate"] = made["settings"]
             scores = file.parent / "scores.npz"
             found.append(Found(file.parent, scores if scores.exists() else None, record))
         except RunError as error:

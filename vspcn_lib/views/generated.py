@@ -17,6 +17,8 @@ from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.features import extract
 
+MANY = 300  # features for a mean: few would be away from their own centre by chance
+
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
     """||mu_x - mu_y||^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)) of two samples [n,D] and [m,D], each of at least 2.
@@ -63,6 +65,26 @@ def quality(real: np.ndarray, labels: np.ndarray, synthetic: dict[int, np.ndarra
     return found
 
 
+def halves(real: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[int, dict[str, float]]:
+    """`quality` of every other real feature of a class against the rest of it: what a perfect generator would reach."""
+    own = {int(c): real[labels == c] for c in classes}
+    first = np.concatenate([x[::2] for x in own.values()])
+    return quality(first, np.repeat(list(own), [len(x[::2]) for x in own.values()]),
+                   {c: x[1::2] for c, x in own.items()})
+
+
+def means(real: np.ndarray, labels: np.ndarray, synthetic: dict[int, np.ndarray]) -> dict[int, dict[str, float]]:
+    """Distance from the mean of a class's synthetic features to that of its real ones, and to the nearest other class.
+
+    `own` and `other` by class of `synthetic` (class: [m,D]), the others being the classes in there too; real features
+    [n,D] of classes `labels` [n].
+    """
+    classes = np.array(list(synthetic))
+    distance = cdist([x.mean(0) for x in synthetic.values()], [real[labels == c].mean(0) for c in classes])
+    other = np.where(np.eye(len(classes), dtype=bool), np.inf, distance).min(1)
+    return {int(c): {"own": float(distance[i, i]), "other": float(other[i])} for i, c in enumerate(classes)}
+
+
 class Opened:
     """A finished `generate` opened again: its generator, its classifier, and real test features in scaled space."""
 
@@ -73,7 +95,7 @@ class Opened:
                            "this one")
         self.folder = folder
         self.settings: GenerateConfig = read_settings(kept["settings"])
-        self.work, base = load_trained(RunFolder(Path(kept["run"])), work)
+        self.work, base = load_trained(RunFolder(Path(kept["run"])), work, quiet=True)
         self.result: dict[str, Any] = folder.read_json("result.json")
         self.selection: dict[str, Any] = folder.read_json("selection.json")
         state = folder.load_checkpoint(self.work.backbone.source)
@@ -95,13 +117,17 @@ class Opened:
         rows = torch.as_tensor(self.work.bench.prototypes[classes])
         return self.model.generator.sample(rows, n, self.work.config.train.seed).numpy()
 
-    def quality(self, n: int = 0) -> dict[int, dict[str, float]]:
-        """`quality` of every unseen class by its number; n features each (0: as many as it has test images)."""
+    def drawn(self, n: int = 0) -> dict[int, np.ndarray]:
+        """Synthetic features [n,D] of every unseen class by its number (n = 0: as many as it has test images)."""
         unseen = self.work.bench.unseen_classes
-        most = n or int(np.bincount(self.labels)[unseen].max())
-        drawn = self.sample(unseen, most)
-        own = {int(c): drawn[i, :n or int((self.labels == c).sum())] for i, c in enumerate(unseen)}
-        return quality(self.real.numpy(), self.labels, own)
+        found = self.sample(unseen, n or int(np.bincount(self.labels)[unseen].max()))
+        return {int(c): found[i, :n or int((self.labels == c).sum())] for i, c in enumerate(unseen)}
+
+    def quality(self, n: int = 0) -> dict[int, dict[str, float]]:
+        """`quality` of `drawn` features of every unseen class by its number, and `means` of `MANY` of them."""
+        real = self.real.numpy(), self.labels
+        apart = means(*real, self.drawn(MANY))
+        return {c: {**numbers, **apart[c]} for c, numbers in quality(*real, self.drawn(n)).items()}
 
 
 def validation_curve(selection: dict[str, Any]) -> dict[str, list[float]]:

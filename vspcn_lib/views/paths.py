@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from vspcn_lib.model import VSPCN
-from vspcn_lib.runs.paths import HOW, Images, measure, paths
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.paths import HOW, Images, measure
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.views.plots import COLOURS
+from vspcn_lib.views.plots import COLOURS, save
 from vspcn_lib.zeroshot import ZeroShotModel
-
-NOTHING = ("{} has no path that reads the image before its heads: what it adds to the ViT is the same for every image")
 
 
 def effective(weights: Tensor) -> Tensor:
@@ -26,7 +28,8 @@ def effective(weights: Tensor) -> Tensor:
 
 def share_between(values: Tensor) -> float:
     """The share of the energy of values [n,...] in which the n differ, 0..1: 1 - |mean|^2 / mean |x|^2."""
-    return max(0.0, 1 - float(values.mean(0).square().sum() / values.square().sum(tuple(range(1, values.dim()))).mean()))
+    flat = values.flatten(1)
+    return max(0.0, 1 - float(flat.mean(0).square().sum() / flat.square().sum(1).mean()))
 
 
 def differing(strongest: Tensor, labels: np.ndarray) -> float:
@@ -55,7 +58,7 @@ def statistics(work: Workspace, model: VSPCN, most: int = 256) -> pd.DataFrame:
             kept.setdefault((name, block), []).append(value.detach().float().cpu())
         return hook
 
-    handles, parts = [], paths(model)
+    handles, parts = [], model.paths()
     for i, block in enumerate(model.backbone.blocks[model.first_strong:]):
         handles.append(block.register_forward_pre_hook(keep("tokens", i)))
         for name in ("SVPF", "SSPF"):
@@ -108,7 +111,7 @@ def _length(tokens: Tensor) -> float:
     return float(tokens.norm(dim=-1).mean())
 
 
-def report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -> dict[str, Any]:
+def paths_report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -> dict[str, Any]:
     """Every intervention of `HOW` and the `statistics` of up to `most` test images, as one record for JSON."""
     found = measure(work, model, most, tuple(HOW), tau)
     if not found:
@@ -116,8 +119,22 @@ def report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -> dict
     return {**found, "blocks": statistics(work, model, most).round(4).to_dict("list")}
 
 
+def examine(run: Path, most: int, out: Path | None = None) -> str:
+    """The `paths_report` of a finished run as text; paths.json and paths.png go to `out`, else the run's folder."""
+    folder, out = RunFolder(run), out or run
+    tau = float(folder.scores()["tau"])
+    work, model = load_trained(folder)
+    found = paths_report(work, model, tau, most)
+    if not found:
+        return (f"{type(model).__name__} has no path that reads the image before its heads: what it adds to the ViT is "
+                "the same for every image")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "paths.json").write_text(json.dumps(found, indent=1) + "\n")
+    return f"{text(found)}\n\n{out / 'paths.json'}\n{save(paths_figure(found), out / 'paths.png')}"
+
+
 def text(found: dict[str, Any]) -> str:
-    """A `report` as two tables."""
+    """A `paths_report` as two tables."""
     lines = [f"{found['images']} test images, H {found['H']:.1f} at their best tau, AUSUC {found['AUSUC']:.3f}\n",
              f"{'path':<9}" + "".join(f"{how:>28}" for how in HOW), " " * 9 + f"{'H   AUSUC   changed':>28}" * len(HOW)]
     for path in found["mean"]:
