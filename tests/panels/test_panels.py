@@ -201,12 +201,42 @@ def test_a_page_without_a_kernel_gets_the_picture_only_where_there_is_one(tmp_pa
         return state.x
 
     shown = []
-    monkeypatch.setattr(controls, "display", lambda bundle, raw: shown.append(bundle))
+    monkeypatch.setattr(controls, "display", lambda bundle, raw, display_id: shown.append(bundle))
     panel = _panel(tmp_path, compute)
     panel._ipython_display_()
+    panel.redraw_page()  # on no page
+    assert len(shown) == 1
     panel.set(x=1.5)._ipython_display_()
     assert base64.b64decode(shown[0]["image/png"]) == panel.shown.picture and "a 1.00" in shown[0]["text/plain"]
     assert "image/png" not in shown[1] and "no checkpoint" in shown[1]["text/plain"]
+
+
+def test_a_page_is_drawn_anew_in_its_place_with_what_is_known_by_then(tmp_path, monkeypatch):
+    places, titles = [], iter(["early", "later"])
+
+    class Place:
+        def __init__(self):
+            self.bundles = []
+
+        def update(self, bundle, raw):
+            self.bundles.append(bundle)
+
+    monkeypatch.setattr(controls, "display", lambda bundle, raw, display_id: places.append(Place()) or places[-1])
+
+    def draw(state, result):
+        figure = Figure(figsize=(2, 1))
+        figure.suptitle(next(titles))
+        return figure
+
+    panel = Panel("A panel", State(1.0, "a"), [Slider("x", 0.0, 2.0, 0.5)], lambda state, stop: state.x, draw,
+                  lambda state, result: f"a {result:.2f}", saved=tmp_path)
+    assert panel.figure._suptitle.get_text() == "early"
+    panel._ipython_display_()
+    panel.redraw_page()
+    assert panel.figure._suptitle.get_text() == "later" and len(places) == 1
+    (bundle,) = places[0].bundles
+    assert base64.b64decode(bundle["image/png"]) == panel.picture and bundle["text/plain"] == "A panel\na 1.00"
+    assert controls.WIDGET in bundle
 
 
 def test_a_newer_move_cancels_the_older_computation(tmp_path):

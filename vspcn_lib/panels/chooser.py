@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vspcn_lib.panels.checks import PanelError
-from vspcn_lib.panels.controls import Panel, heard, show, spoken
+from vspcn_lib.panels.controls import OnPage, Panel, heard, spoken
 from vspcn_lib.panels.fields import Choice
 from vspcn_lib.panels.keeping import project_outputs
 from vspcn_lib.panels.live.bars import Bars
@@ -30,7 +30,7 @@ def all_runs() -> tuple[list[Found], list[str]]:
     return find(project_outputs(), project_outputs().parent / "records")
 
 
-class Chooser:
+class Chooser(OnPage):
     """A drop-down of runs over the panel that `build` makes of the chosen one; the panel in use is `panel`.
 
     `build` takes a run folder, or with `several` a dictionary {name: `Found`} of all that are marked. `first` opens:
@@ -101,9 +101,10 @@ class Chooser:
     def _say(self, sentence: str) -> None:
         self.message.value = spoken(sentence)
 
-    def _ipython_display_(self) -> None:
-        """The live chooser and panel; for a page without a kernel the panel's picture and numbers."""
-        show(self.box, self.panel.picture, f"{self.panel.title}\n{self.panel.text}")
+    @property
+    def shows(self) -> Panel:
+        """The panel in use."""
+        return self.panel
 
 
 def overlay_panel(runs: dict[str, Any]) -> Panel:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import ipywidgets as widgets
 import pandas as pd
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 
 from vspcn_lib.panels.fields import Choice, Slider
@@ -40,7 +40,25 @@ class View(Protocol):
     def show(self, state: Any, result: Any) -> None: ...
 
 
-class Panel(Turns):
+class OnPage:
+    """What a notebook displays: `box` while there is a kernel, and picture and text of the panel that it `shows`."""
+
+    box: widgets.Widget
+    shows: Panel
+    _place: DisplayHandle | None = None
+
+    def _ipython_display_(self) -> None:
+        """One bundle: the live widget, and for a page without a kernel the picture and the numbers."""
+        self._place = show(self.box, self.shows.picture, f"{self.shows.title}\n{self.shows.text}")
+
+    def redraw_page(self) -> None:
+        """Draw anew what a page without a kernel shows in this place: the panel may know more by now."""
+        if self._place is not None and self.shows.shown is not None:
+            self.shows.shown = dataclasses.replace(self.shows.shown)
+            show(self.box, self.shows.picture, f"{self.shows.title}\n{self.shows.text}", self._place)
+
+
+class Panel(Turns, OnPage):
     """Sliders, choices, number boxes, picture and numbers of one pure function.
 
     `state` is a frozen dataclass; `compute(state, stop) -> result` may take long and should raise `Cancelled` when
@@ -251,9 +269,10 @@ class Panel(Turns):
         else:
             self._say(f"saved {os.path.relpath(path)}")
 
-    def _ipython_display_(self) -> None:
-        """One bundle: the live widget, and for a page without a kernel the picture and the numbers."""
-        show(self.box, self.picture, f"{self.title}\n{self.text}")
+    @property
+    def shows(self) -> Panel:
+        """Itself."""
+        return self
 
 
 def spoken(sentence: str, wrong: bool = False) -> str:
@@ -266,9 +285,16 @@ def heard(message: widgets.HTML) -> str:
     return html.unescape(re.sub("<[^>]*>", "", message.value))
 
 
-def show(box: widgets.Widget, picture: bytes, text: str) -> None:
-    """Display a widget together with what a page without a kernel shows instead: a picture and a text."""
+def show(box: widgets.Widget, picture: bytes, text: str, place: DisplayHandle | None = None) -> DisplayHandle | None:
+    """Display a widget together with what a page without a kernel shows instead: a picture and a text.
+
+    Returns its `place` on the page, which can be given to be filled anew; None outside of a notebook.
+    """
     view = box._repr_mimebundle_()
     view = view[0] if isinstance(view, tuple) else view
     stored = {"image/png": base64.b64encode(picture).decode()} if picture else {}
-    display({**stored, "text/plain": text, WIDGET: view[WIDGET]}, raw=True)
+    bundle = {**stored, "text/plain": text, WIDGET: view[WIDGET]}
+    if place is None:
+        return display(bundle, raw=True, display_id=True)
+    place.update(bundle, raw=True)
+    return place

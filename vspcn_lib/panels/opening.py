@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from IPython.display import display
 from tqdm.auto import tqdm
+from tqdm.notebook import tqdm_notebook
+
+from vspcn_lib.panels.stored import WIDGET
 
 _place: ContextVar[Callable[[str], None] | None] = ContextVar("place", default=None)
 
@@ -20,8 +24,11 @@ def opening(title: str, *steps: str) -> Iterator[Callable[[], None]]:
     Inside `told` its sentences go there, and no bar is drawn.
     """
     place, start, ended, done = _place.get(), time.monotonic(), threading.Event(), [0]
+    live = place is None and issubclass(tqdm, tqdm_notebook)
     bar = tqdm(total=len(steps), desc=f"opening {title}", leave=False, disable=place is not None,
-               bar_format="{desc} {bar} {n_fmt} of {total_fmt} [{elapsed}]")
+               bar_format="{desc} {bar} {n_fmt} of {total_fmt} [{elapsed}]", **({"display": False} if live else {}))
+    if live:  # by itself it would leave its first line in the stored notebook
+        display({WIDGET: bar.container._repr_mimebundle_()[WIDGET]}, raw=True)
 
     def say() -> None:
         step = f"{steps[done[0] - 1]} (step {done[0]} of {len(steps)})" if done[0] else "begins"
@@ -36,7 +43,7 @@ def opening(title: str, *steps: str) -> Iterator[Callable[[], None]]:
         say()
 
     def count() -> None:
-        while (place is not None or hasattr(bar, "container")) and not ended.wait(0.5):  # no lines into a log
+        while (place is not None or live) and not ended.wait(0.5):  # no lines into a log
             say()
 
     counting = threading.Thread(target=count, daemon=True)

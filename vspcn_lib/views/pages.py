@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import is_color_like, to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.spines import Spine
 from matplotlib.text import Text
@@ -51,6 +52,10 @@ def _ink(figure: Figure) -> Iterator[None]:
                 change(artist.set_markeredgecolor, artist.get_markeredgecolor())
             elif isinstance(artist, Spine | LineCollection):
                 change(artist.set_edgecolor, artist.get_edgecolor())
+            elif isinstance(artist, Legend):
+                frame = artist.get_frame()
+                before.append((frame.set_alpha, frame.get_alpha()))
+                frame.set_alpha(0)
         yield
     finally:
         for setter, old in reversed(before):
