@@ -68,13 +68,6 @@ class ZSLViTConfig(MethodConfig):
             raise ConfigError(f"method.sites = {self.sites!r} must be growing block numbers from 1 on, as in '4,7,10'")
 
 
-def small(module: nn.Module) -> None:
-    """A linear layer's start: truncated normal of 0.02, no bias."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-
-
 class Guide(nn.Module):
     """What training adds at a site: e = sigmoid(W3 ReLU(W2 ReLU(W1 a_y))) and r = ReLU(V2 ReLU(V1 q_cls))."""
 
@@ -84,7 +77,10 @@ class Guide(nn.Module):
                                       nn.Linear(2 * dim, dim), nn.Sigmoid())
         self.regressor = nn.Sequential(nn.Linear(dim, attributes), nn.ReLU(), nn.Linear(attributes, attributes),
                                        nn.ReLU())
-        self.apply(small)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=0.02)
+                nn.init.zeros_(part.bias)
 
 
 class Prune(nn.Module):
