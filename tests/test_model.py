@@ -12,8 +12,9 @@ from vspcn_lib import losses
 from vspcn_lib.config import Config, LossConfig, ModelConfig, update
 from vspcn_lib.data.images import Batches, Normalise
 from vspcn_lib.encoders.backbone import FrozenViT
+from vspcn_lib.fusion import StrongPromptFusion, WeakPromptFusion
 from vspcn_lib.methods.registry import build
-from vspcn_lib.model import VSPCN
+from vspcn_lib.model import STRONG_SHARE, VSPCN, WEAK_SHARE
 from vspcn_lib.views.capture import CaptureError, attention_maps, prompt_attention
 
 CONFIG = ModelConfig(visual_prompts=3, semantic_prompts=2, first_strong_block=3)
@@ -75,6 +76,40 @@ def test_every_variant_trains_and_reports_its_streams(tiny_vit, changes):
     assert ("ced" in parts) == (changes.get("visual_prompts") != 0)
     assert ("skd" in parts) == (changes.get("semantic_prompts") != 0)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.trainable().values())
+
+
+def _heard(model: VSPCN, images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By fusion, what its query's norm reads, [B,P,D], and what it adds, [B,P,D]."""
+    read, added, hooks = {}, {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, WeakPromptFusion | StrongPromptFusion):
+            hooks.append(module.norm_query.register_forward_pre_hook(lambda m, x, n=name: read.update({n: x[0]})))
+            hooks.append(module.output.register_forward_hook(lambda m, x, out, n=name: added.update({n: out})))
+    with torch.no_grad():
+        model.features(images)
+    for hook in hooks:
+        hook.remove()
+    return {name: (read[name], added[name]) for name in added}
+
+
+def test_fusion_begins_with_its_share_of_each_prompts_length_and_queries_that_tell_images_apart(tiny_vit):
+    model, images = _model(tiny_vit), torch.randn(40, 3, 32, 32)
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    model.begin(images)
+    moved = {n for n, p in model.state_dict().items() if not torch.equal(p, before[n])}
+    assert all(".value." in n or ".norm_query." in n for n in moved) and moved
+    for name, (prompts, added) in _heard(model, images).items():
+        share = added.norm(dim=-1).mean() / prompts.norm(dim=-1).mean()
+        assert share.item() == pytest.approx(STRONG_SHARE if name.startswith("strong_") else WEAK_SHARE, rel=1e-4)
+        prompts, added = prompts.detach(), added.detach()
+        asked = model.get_submodule(name).norm_query(prompts).detach()
+        assert float(asked.mean((0, 1)).abs().max()) < 1e-3
+        spread = asked.std((0, 1), correction=0)  # short of 1 where a channel hardly moves
+        assert 0.5 < float(spread.max()) <= 1.001, (name, spread)
+    again = _model(tiny_vit)
+    again.begin(images)
+    assert all(torch.equal(p, model.state_dict()[n]) for n, p in again.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_one_images_output_does_not_depend_on_its_batch(tiny_vit):

@@ -10,13 +10,16 @@ import torch
 
 from vspcn_lib import losses, metrics, train
 from vspcn_lib.config import Config, ConfigError, update
+from vspcn_lib.data.images import Batches
 from vspcn_lib.model import VSPCN
-from vspcn_lib.runs import evaluation
+from vspcn_lib.runs import evaluation, heads
 from vspcn_lib.runs.evaluation import LeakError, guard
 from vspcn_lib.runs.folder import RunError, RunFolder
+from vspcn_lib.runs.heads import ALONE
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.presets import LINEAR, preset
 from vspcn_lib.train import Interrupted, fit, run, selection_split, thin
+from vspcn_lib.zeroshot import Classes
 
 BASE = {"data": {"size": 32}, "model": {"visual_prompts": 2, "semantic_prompts": 2, "first_strong_block": 3},
         "train": {"epochs": 2, "batch_size": 4}}
@@ -112,10 +115,34 @@ def test_heads_alone_first_changes_heads_alone_and_lowers_their_loss(tiny_folder
         values.append(parts["total"].item())
         return parts
 
-    train.start_heads(work, model, images, torch.arange(work.bench.num_classes), loss_parts)
+    heads.start_heads(work, model, images, torch.arange(work.bench.num_classes), loss_parts)
     changed = {n for n, t in model.state().items() if not torch.equal(t, before[n])}
     assert changed == {n for n in before if n.startswith("heads.")}
     assert values[-1] < values[0] and all(p.grad is None for p in model.parameters())
+
+
+def test_a_run_keeps_what_its_heads_alone_reach_and_says_where_that_is_more(config, tiny_vit, tmp_path, monkeypatch,
+                                                                           capsys):
+    result = run(config, tmp_path / "run", work=Workspace.open(config, tiny_vit))
+    said, row = capsys.readouterr().out, result["head"]
+    assert f"heads alone on the frozen ViT: validation H {row['H']:.1f}" in said
+    assert ("made it worse" in said) == (row["H"] > result["validation"]["H"])
+    for reached, worse in ((-1.0, False), (101.0, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "head_alone", lambda *_, h=reached: {**row, "H": h})
+            train.select(Workspace.open(config, tiny_vit), RunFolder.create(tmp_path / f"{worse}", config, False))
+        assert ("made it worse" in capsys.readouterr().out) == worse
+    # The same heads on features that no cache gave: photos through `features`, as every other method's start.
+    alone = update(config, {**ALONE, "train": {"head_epochs": 30}})
+    work = Workspace.open(alone, tiny_vit)
+    inner, held = selection_split(work.bench, alone.train.held_out, alone.train.seed)
+    model, classes = work.model(), np.unique(work.bench.labels[inner])
+    monkeypatch.setattr(Workspace, "batches", lambda self, indices, augment: Batches(
+        self.pixels, self.bench.labels, indices, 4, normalise=tiny_vit.normalise, device=torch.device("cpu")))
+    position = torch.as_tensor(np.searchsorted(classes, np.arange(work.bench.num_classes)))
+    known = Classes(torch.as_tensor(work.bench.prototypes[classes]))
+    heads.start_heads(work, model, inner, position, lambda f, e, targets: model.loss(f, e, targets, known, alone))
+    assert evaluation.validate(work, model, held, work.bench.val, 1)["H"] == pytest.approx(row["H"], abs=1e-9)
 
 
 def test_leaks_are_errors(config, tiny_vit, tmp_path):

@@ -93,8 +93,8 @@ class ModelConfig:
     """per-image semantic adapter; without it SSPF reads S^0 in every block"""
     first_strong_block: int = 7
     """first block with strong fusion [l0 + 1], counted from 1; the paper keeps blocks 1..6 shallow"""
-    alpha_v: float = 0.05
-    """weight of the *attention* in SVPF [a_v]; 0.05 means 95 % learned bias (the formula, not the prose)"""
+    alpha_v: float = 0.3
+    """weight of the *attention* in SVPF [a_v] (the formula, not the prose); the paper's 0.05 is 95 % learned bias"""
     alpha_s: float = 0.8
     """weight of the attention in SSPF [a_s]"""
     alpha_a: float = 0.3

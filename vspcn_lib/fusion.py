@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from vspcn_lib.attend import read, rewrite, row_scale
 
@@ -89,6 +90,32 @@ class _Projections(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.attention = AttentionMap(heads)
         self.output = PathOutput()
+
+    def matching(self, share: float, whiten: bool) -> list[RemovableHandle]:
+        """While these hooks last, a pass over images sets how the fusion starts (`VSPCN.begin`).
+
+        What it adds becomes `share` times as long as its prompts [B,P,D], as means over the images. With `whiten`, and
+        of several prompts always, each channel of the normed prompts gets mean 0 and deviation 1 over images and
+        prompts, so that queries tell them apart.
+        """
+        length = torch.zeros(())
+
+        def query(norm: nn.LayerNorm, inputs: tuple[Tensor]) -> None:
+            prompts = inputs[0].float()
+            length.copy_(prompts.norm(dim=-1).mean())
+            if whiten or prompts.shape[1] > 1:
+                plain = F.layer_norm(prompts, (self.dim,), eps=EPS)
+                spread = plain.std((0, 1), correction=0) + 0.01  # no channel is blown up
+                norm.weight.copy_(1 / spread)
+                norm.bias.copy_(-plain.mean((0, 1)) / spread)
+
+        def added(_: nn.Module, inputs: tuple[Tensor], found: Tensor) -> Tensor:
+            factor = share * length.to(found.device) / found.float().norm(dim=-1).mean()
+            self.value.weight *= factor
+            self.value.bias *= factor
+            return found * factor.to(found.dtype)
+
+        return [self.norm_query.register_forward_pre_hook(query), self.output.register_forward_hook(added)]
 
     def _attend(self, prompts: Tensor, context: Context, bias: Tensor | None,
                 alpha: float) -> tuple[Tensor, Context]:

@@ -15,9 +15,10 @@ from vspcn_lib.zeroshot import Heads, ZeroShotModel
 # one rate for all, 200 steps made what fusion adds 20 to 50 times as long as the ViT's tokens, and every image's prompt
 # the same. The logits B must reach order 1 within a short training, and start near 0 (docs/paths.md has the trials).
 FUSION_RATE, PROMPT_RATE, BIAS_RATE = 40.0, 0.1, 30.0  # the first over D
-# What fusion adds starts about as long as the tokens beside it, at any width: LayerNorm gives rows of length sqrt(D).
-VALUE_START = 0.1
-PROMPT_NOISE = 0.02  # several prompts of a kind start apart by this much a channel
+# What fusion adds at the start, as a share of its prompt's length: with less, training makes it a constant, the same
+# for every image; without a rule it is 10 to 50 times as long as the ViT's tokens (docs/paths.md).
+WEAK_SHARE, STRONG_SHARE = 0.3, 1.0
+PROMPT_NOISE = 0.02  # by this much a channel the visual and the semantic prompt start apart
 
 
 class VSPCN(ZeroShotModel):
@@ -57,19 +58,19 @@ class VSPCN(ZeroShotModel):
                 for _ in range(deep if config.strong else 0))
             self.adapters = nn.ModuleList(SemanticAdapter(dim, config.alpha_a) for _ in self.strong_semantic
                                           if config.adapter)
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, WeakPromptFusion | StrongPromptFusion):
-                    module.value.weight *= VALUE_START
-                    module.value.bias *= VALUE_START
 
     def _prompts(self, count: int) -> Tensor:
-        """[count,D], the ViT's own cls token at the input and a little noise: its blocks know what to do with one."""
+        """[count,D], the ViT's own cls token at the input and noise: its blocks know what to do with one.
+
+        Several of a kind get noise as long as the token, or fusion would make them one vector.
+        """
         like = next(self.backbone.parameters())
         with torch.no_grad():
             blank = torch.zeros(1, 3, *self.backbone.vit.patch_embed.img_size, device=like.device, dtype=like.dtype)
             cls = self.backbone.embed(blank)[0, 0]  # before the first block it is the same for every image
-        return cls.float().cpu() + PROMPT_NOISE * torch.randn(count, self.backbone.dim)
+            cls = cls.float().cpu()
+            noise = PROMPT_NOISE if count == 1 else cls.square().mean().sqrt()
+        return cls + noise * torch.randn(count, self.backbone.dim)
 
     @classmethod
     def build(cls, backbone: FrozenViT, word_vectors: Tensor, config: Config) -> VSPCN:
@@ -122,6 +123,22 @@ class VSPCN(ZeroShotModel):
     def reads_words(cls, config: Config) -> bool:
         """Semantic prompts read them, where something fuses the two."""
         return bool(config.model.semantic_prompts) and (config.model.weak or config.model.strong)
+
+    @torch.no_grad()
+    def begin(self, images: Tensor) -> None:
+        """Let fusion start from what it will read: one pass over training images [B,3,H,W], fusion after fusion.
+
+        What a fusion adds gets its share of the prompt's length; queries of strong fusion are standardised over the
+        images. Data-dependent starts are Salimans and Kingma's (NeurIPS 2016) and Mishkin and Matas's (ICLR 2016).
+        """
+        hooks = []
+        for module in self.modules():
+            if isinstance(module, WeakPromptFusion | StrongPromptFusion):
+                strong = isinstance(module, StrongPromptFusion)
+                hooks += module.matching(STRONG_SHARE if strong else WEAK_SHARE, whiten=strong)
+        self.eval().features(images)
+        for hook in hooks:
+            hook.remove()
 
     def shallow(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens [B,T,D] before the first deep block, and S^0 [1,K,D]; neither depends on an alpha."""

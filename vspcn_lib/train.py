@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,18 +18,19 @@ from tqdm.auto import tqdm
 
 from vspcn_lib import losses
 from vspcn_lib.config import Config
-from vspcn_lib.data.images import epoch_rows, shuffled
+from vspcn_lib.data.images import epoch_rows
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.calibration import averaged, calibration_share, class_folds, hold_out
 from vspcn_lib.runs.counts import check_counts, selection_split, thin
 from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
 from vspcn_lib.runs.finished import check_built, check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder, together
+from vspcn_lib.runs.heads import head_alone, start_heads
 from vspcn_lib.runs.kept import Kept
 from vspcn_lib.runs.paths import measure
-from vspcn_lib.runs.pieces import Objective, Pieces
+from vspcn_lib.runs.pieces import Pieces
 from vspcn_lib.runs.processes import own_rows, sum_gradients
-from vspcn_lib.runs.workspace import FeatureBatches, Workspace
+from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.system.files import whole_rows
 from vspcn_lib.zeroshot import Classes, ZeroShotModel
 
@@ -102,8 +102,11 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise RunError(f"{folder.path}/state.pt is not of this run ({error}): delete state*.pt to start the phase "
                            "anew") from error
-    elif c.train.head_epochs and model.heads_first and not model.cached(c):
-        start_heads(work, model, indices, position, objective)
+    elif not model.cached(c):
+        with work.autocast():
+            model.begin(work.some_images(indices))
+        if c.train.head_epochs and model.heads_first:
+            start_heads(work, model, indices, position, objective)
     if acc.is_main_process:
         folder.rewind(phase, first * len(batches) + skip, first)  # what comes again is logged once
 
@@ -183,35 +186,6 @@ def losses_may_see(work: Workspace, classes: np.ndarray, in_selection: bool) -> 
     return Classes(seen, torch.as_tensor(bench.prototypes[unseen], device=device))
 
 
-def start_heads(work: Workspace, model: ZeroShotModel, indices: np.ndarray, position: Tensor,
-                objective: Objective) -> None:
-    """Train the heads alone for `head_epochs`, on the features [n,D] by stream that the model gives at its start.
-
-    Linear probing before fine-tuning (Kumar et al., ICLR 2022): random heads would push their noise into prompts
-    and fusion for the first epochs. Each image passes the ViT once, so this costs a third of an epoch.
-    """
-    c, device, found = work.config, work.accelerator.device, []
-    model.eval()
-    with torch.no_grad(), work.autocast():
-        plain = work.batches(indices, augment=False)
-        for x, _, _ in tqdm(plain.epoch(0), "features", len(plain), leave=False, disable=work.quiet):
-            features = model.features(x)
-            found.append(torch.stack(list(features.values()), 1).float().cpu())
-    model.train()
-    # As the linear head on frozen features: batches of 64, no weight decay.
-    optimiser = torch.optim.Adam(model.heads.parameters(), lr=c.train.head_lr)
-    batches = FeatureBatches(torch.cat(found), work.bench.labels, indices, 64, c.train.seed,
-                             partial(shuffled, len(indices), 64), device)
-    for epoch in range(c.train.head_epochs):
-        for x, labels, _ in batches.epoch(epoch):
-            if len(x) > 1:  # one image alone has no batch statistics
-                optimiser.zero_grad(set_to_none=True)
-                streams = dict(zip(features, x.unbind(1), strict=True))
-                objective(streams, model.embed(streams), position[labels])["total"].backward()
-                optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-
-
 def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: int,
            validation: tuple[np.ndarray, np.ndarray] | None) -> tuple[ZeroShotModel, list[dict[str, float]]]:
     """`fit` for a closed form: an 'epoch' is one of the method's candidates, and the last of `epochs` is kept."""
@@ -230,28 +204,35 @@ def _solve(work: Workspace, indices: np.ndarray, classes: np.ndarray, epochs: in
 def select(work: Workspace, folder: RunFolder, stop: Event | None = None) -> dict[str, Any]:
     """The first half of the protocol: epoch and tau of the best H on validation classes; kept in selection.json.
 
-    Returns {"best": row, "epochs": rows}. No test image is read, so settings may be compared by best["H"].
+    Returns {"best": row, "epochs": rows}, and where the model reads images again and again "head": the row of its heads
+    alone on the frozen ViT. No test image is read, so settings may be compared by best["H"].
     """
     if missing := folder.check_inputs(work.inputs, work.accelerator.is_main_process):
         work.say(f"{folder.path} began under an older version, which did not keep {', '.join(missing)}: unchecked")
     selected = folder.read_json("selection.json")
     if selected is None:
-        t, most, histories = work.config.train, work.config.data.images_per_class, []
+        t, most, histories, selected = work.config.train, work.config.data.images_per_class, [], {}
         for i, bench in enumerate(class_folds(work.bench, t.folds, t.seed), 1):
             phase = "select" if i == 1 else f"select {i}"
+            inner, held_out = selection_split(bench, t.held_out, t.seed)
+            inner = thin(bench, inner, most, t.seed)
+            validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
             history = folder.read_json(f"{phase}.json")  # of a fold that an earlier session finished
             if history is None:
-                inner, held_out = selection_split(bench, t.held_out, t.seed)
-                validation = thin(bench, held_out, most, t.seed), thin(bench, bench.val, most, t.seed)
-                _, history = fit(replace(work, bench=bench), folder, phase, thin(bench, inner, most, t.seed),
-                                 t.epochs, validation, stop)
+                _, history = fit(replace(work, bench=bench), folder, phase, inner, t.epochs, validation, stop)
                 if work.accelerator.is_main_process and t.folds > 1:
                     folder.write_json(f"{phase}.json", history)
             histories.append(history)
+            if i == 1 and not method(work.config).cached(work.config):
+                selected["head"] = head_alone(replace(work, bench=bench), inner, validation)
         rows = averaged(histories)
-        selected = {"best": max(rows, key=lambda row: row["H"]), "epochs": rows}
+        selected |= {"best": max(rows, key=lambda row: row["H"]), "epochs": rows}
         if work.accelerator.is_main_process:
             folder.write_json("selection.json", selected)
+        if "head" in selected:
+            best, head = selected["best"]["H"], selected["head"]["H"]
+            worse = f". That is more than {best:.1f}: what was trained besides made it worse" if head > best else ""
+            work.say(f"its heads alone on the frozen ViT: validation H {head:.1f}{worse}")
     return selected
 
 
@@ -274,7 +255,8 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         if work.accelerator.is_main_process:
             folder.write_json("environment.json", made_by(folder))  # now: the code may be edited while this runs
         earlier = (folder.load_state() or {}).get("seconds", 0.0)  # of the sessions before this one
-        start, best = time.monotonic(), select(work, folder, stop)["best"]  # a clock that nobody can set
+        start, selected = time.monotonic(), select(work, folder, stop)  # a clock that nobody can set
+        best = selected["best"]
         work.say("kept" + describe(best))
         trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
         trainval, held = hold_out(work.bench, trainval, calibration_share(config.train), config.train.seed)
@@ -282,6 +264,7 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         calibrated = calibrate(work, model, held, best)
         result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),
                   "inputs": folder.read_json("inputs.json"), "seconds": round(earlier + time.monotonic() - start, 1)}
+        result |= {"head": selected["head"]} if "head" in selected else {}
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:

@@ -112,6 +112,9 @@ class ZeroShotModel(nn.Module):
         """Whether the model reads the vectors of attribute names; one that does not takes attributes without names."""
         return True
 
+    def begin(self, images: Tensor) -> None:
+        """Set what starts from training images [B,3,H,W], before the first step; nothing by default."""
+
     def frozen(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W] to what a `cached` method keeps of them, [B,...]."""
         return self.features(images)["cls"]

@@ -76,7 +76,7 @@ def test_a_first_answer_is_that_of_few_images_and_curves_fill_in(world):
     assert "fill in" in view.said.value
     parts.fill()
     assert view.said.value == "" and view.map.value.startswith(b"\x89PNG")
-    for name, own in (("alpha_v", 0.05), ("alpha_s", 0.8), ("alpha_a", 0.3)):
+    for name, own in (("alpha_v", 0.3), ("alpha_s", 0.8), ("alpha_a", 0.3)):
         line = view.curves[name].lines[0]
         assert {0.0, own / 2, own, 0.5, 1.0} <= set(line["x"]) and len(line["x"]) >= 10
         at = line["x"].index(own)

@@ -10,7 +10,10 @@ from world import make_config
 from vspcn_lib import metrics
 from vspcn_lib.config import update
 from vspcn_lib.runs import paths
+from vspcn_lib.runs.folder import RunFolder
+from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.train import run
 from vspcn_lib.views import paths as shown
 
 
@@ -111,6 +114,18 @@ def test_a_record_agrees_with_its_own_score_matrices(work, model):
     assert found["mean"]["SSPF"]["H"] == pytest.approx(best[1] - best[0], abs=0.051)
     changed = ((after + 0.7 * unseen).argmax(1) != (before + 0.7 * unseen).argmax(1)).mean()
     assert found["mean"]["SSPF"]["changed"] == pytest.approx(changed, abs=1e-3)
+
+
+def test_several_prompts_of_a_kind_start_apart_and_stay_apart(tiny_folder, tiny_vit, tmp_path):
+    config = make_config(tiny_folder, model={"visual_prompts": 4, "semantic_prompts": 4},
+                         train={"epochs": 6, "lr": 0.001})
+    work = Workspace.open(config, tiny_vit)
+    run(config, tmp_path / "run", work=work)
+    _, trained = load_trained(RunFolder(tmp_path / "run"), work)
+    for model, least in ((work.model(), 1e-4), (trained, 1e-2)):  # the start is the cls token and a little noise
+        found = shown.statistics(work, model)
+        for kind in ("visual", "semantic"):
+            assert found[f"{kind} from each other"].min() > least, (kind, found)
 
 
 def test_parameters_that_shrank_to_nothing_are_named(work, model):

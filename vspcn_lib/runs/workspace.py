@@ -127,6 +127,11 @@ class Workspace:
                        augment=augment, order=order, seed=t.seed,
                        own=partial(own_rows, acc=self.accelerator) if shared else None)
 
+    def some_images(self, indices: np.ndarray, count: int = 128) -> Tensor:
+        """`count` of the images [count,3,H,W], drawn by the seed, the same ones in every process."""
+        drawn = np.random.default_rng(self.config.train.seed).permutation(indices)[:count]
+        return torch.cat([x for x, _, _ in self.batches(np.sort(drawn), augment=False).epoch(0)])
+
     @torch.no_grad()
     def features(self, indices: np.ndarray) -> Tensor:
         """What the method keeps of frozen images [len(indices), ...]; each passes the ViT once."""
