@@ -197,10 +197,10 @@ def attention_panel(run: Path | str, images: int = 200) -> Panel:
         wrong = np.isin(indices, saved["indices"][~right]) if "indices" in saved else None
         step()
         parts = Attention(work, model, indices, wrong)
-        last, streams = len(model.backbone.blocks), tuple(parts.prompts)
+        last, streams, most = len(model.backbone.blocks), tuple(parts.prompts), max(parts.prompts.values())
         step()
         return Panel("Attention", Look(0, last, streams[-1], -1),
                      [Slider("image", 0, len(parts.indices) - 1, 1, "unseen classes first"),
                       Slider("block", 1, last, 1, "of the ViT"), Choice("stream", streams),
-                      Slider("prompt", -1, max(parts.prompts.values()) - 1, 1, "-1: the mean of all prompts")],
+                      *([Slider("prompt", -1, most - 1, 1, "-1: the mean of all prompts")] if most > 1 else [])],
                      parts.compute, parts.draw, parts.describe, source=named(run), view=AttentionView(parts))
