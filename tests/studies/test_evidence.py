@@ -232,6 +232,18 @@ def test_runs_of_other_settings_are_no_seeds_of_each_other():
     assert summary({k: records[k] for k in "01"})["method"].tolist() == [method(records["0"])]
 
 
+def test_another_backbone_and_other_vectors_are_named_vectors_only_where_they_are_read():
+    def named_so(**changes):
+        return method({**_record(np.random.default_rng(0), "full", 0, 0),
+                       "config": as_dict(update(update(Config(), {"data": {"vectors": "/data/w2v.npy"}, "model": {
+                           "backbone": "packaged:clip-vit-b16"}}), changes))}).split(", ")[1:]
+
+    assert named_so() == ["cls readout", "112 px", "clip-vit-b16", "w2v.npy"]
+    assert named_so(model={"visual_prompts": 0, "semantic_prompts": 0}) == ["112 px", "clip-vit-b16"]
+    assert named_so(model={"backbone": "vit_tiny_patch16_224@/data/tiny.npz"})[-2:] == ["vit_tiny_patch16_224", "w2v.npy"]
+    assert named_so(model={"backbone": Config().model.backbone}, data={"vectors": "glove-50"})[-1] == "112 px"
+
+
 def test_class_accuracies_average_to_u_and_s():
     rng = np.random.default_rng(1)
     scores, labels, unseen = rng.normal(size=(60, 6)), rng.integers(0, 5, 60), np.arange(6) > 3

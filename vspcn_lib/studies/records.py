@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vspcn_lib import metrics
-from vspcn_lib.config import as_dict
+from vspcn_lib.config import Config, as_dict
 from vspcn_lib.methods.registry import METHODS
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
 from vspcn_lib.runs.folder import read_scores as read_scores  # notebooks read committed matrices with the records
@@ -72,8 +72,11 @@ def read_record(path: Path, entries: tuple[str, ...] = RUN) -> dict[str, Any]:
 
 
 def method(record: dict[str, Any]) -> str:
-    """The name of a record's row: VSPCN, linear head or baseline, readout, image size, thinned training set, bf16."""
-    config = record["config"]
+    """The name of a record's row: VSPCN, linear head or baseline, readout, image size, thinned training set, bf16.
+
+    Backbone and word vectors are named where they are not the default ones, and vectors where the method reads them.
+    """
+    config, usual = record["config"], Config()
     model, data = config["model"], config["data"]
     name = model.get("method", "vspcn")
     if name == "vspcn":
@@ -84,7 +87,12 @@ def method(record: dict[str, Any]) -> str:
     thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
     name += f" + {record['generate']['generator']}" if "generate" in record else ""
     half = ", bf16" if config["train"]["precision"] == "bf16" else ""
-    return f"{name}, {data['size']} px{thinned}{half}"
+    whole, others = config_of(record), []
+    if model["backbone"] != usual.model.backbone:
+        others.append(model["backbone"].removeprefix("packaged:").partition("@")[0])
+    if data["vectors"] != usual.data.vectors and METHODS[whole.model.method].reads_words(whole):
+        others.append(Path(data["vectors"]).name)
+    return ", ".join([f"{name}, {data['size']} px{thinned}{half}", *others])
 
 
 def reads_unseen(record: dict[str, Any]) -> bool:
