@@ -240,7 +240,8 @@ def test_another_backbone_and_other_vectors_are_named_vectors_only_where_they_ar
 
     assert named_so() == ["cls readout", "112 px", "clip-vit-b16", "w2v.npy"]
     assert named_so(model={"visual_prompts": 0, "semantic_prompts": 0}) == ["112 px", "clip-vit-b16"]
-    assert named_so(model={"backbone": "vit_tiny_patch16_224@/data/tiny.npz"})[-2:] == ["vit_tiny_patch16_224", "w2v.npy"]
+    of_a_file = named_so(model={"backbone": "vit_tiny_patch16_224@/data/tiny.npz"})
+    assert of_a_file[-2:] == ["vit_tiny_patch16_224", "w2v.npy"]
     assert named_so(model={"backbone": Config().model.backbone}, data={"vectors": "glove-50"})[-1] == "112 px"
 
 
