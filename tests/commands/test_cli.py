@@ -29,7 +29,8 @@ def test_train_evaluate_predict_record_figures(options, tiny_folder, tmp_path, c
     out = tmp_path / "run"
     assert main(["train", "--preset", "birdlets", "--out", str(out), *options]) == 0
     printed = capsys.readouterr().out
-    assert "by consensus, oracle tau" in printed and "\ntiny: VSPCN, 32 px " in printed  # not the preset's name
+    assert "by consensus, oracle tau" in printed
+    assert "\ntiny: VSPCN, 32 px, vit_tiny_patch16_224 " in printed  # not the preset's name
     assert main(["evaluate", str(out)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["H"] == pytest.approx(json.loads((out / "result.json").read_text())["H"])

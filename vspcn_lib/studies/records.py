@@ -49,6 +49,7 @@ def write_record(run: Path, target: Path, **more: str) -> Path:
 
 
 RUN, STUDY, EXHIBIT = ("config", "result"), ("study", "trials"), ("provenance", "tsne", "curves")
+PATHS = ("provenance", "mean", "blocks")
 
 
 def read_records(folder: Path, entries: tuple[str, ...] = RUN) -> dict[str, dict[str, Any]]:

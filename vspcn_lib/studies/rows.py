@@ -35,8 +35,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "SP": {"model": {"method": "sp"}},
     "fine-tune 2 blocks": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 2}, "train": {"lr": 1e-4}},
     "fine-tune all": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 1000}, "train": {"lr": 1e-4}},
-    # The peers, with the batch sizes of their releases. MSDN's epochs are of kept tokens, and on CUB-100 as many steps as
-    # its release takes on CUB (4,234); after the linear head's 30 validation H still rose with every epoch, to 22.
+    # The peers, with the batch sizes of their releases. MSDN's epochs are of kept tokens, and on CUB-100 as many steps
+    # as its release takes on CUB (4,234); after the linear head's 30 validation H still rose with every epoch, to 22.
     "PSVMA": {"model": {"method": "psvma"}, "train": _RELEASED},
     "PSVMA, frozen": {"model": {"method": "psvma"}, "method": {"train_backbone": False}, "train": _RELEASED},
     "ZSLViT": {"model": {"method": "zslvit"}, "train": _RELEASED},

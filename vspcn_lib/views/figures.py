@@ -17,18 +17,19 @@ from vspcn_lib.data.images import decode
 from vspcn_lib.runs.workspace import open_benchmark
 from vspcn_lib.studies import sameness, tables
 from vspcn_lib.studies.calibration import ranking
-from vspcn_lib.studies.records import EXHIBIT, STUDY, markdown, method, provenance, read_records
+from vspcn_lib.studies.records import EXHIBIT, PATHS, STUDY, markdown, method, provenance, read_records
 from vspcn_lib.views import gallery, plots
 from vspcn_lib.views.calibration import draw_gaps
 from vspcn_lib.views.curves import draw_curves
+from vspcn_lib.views.paths import paths_figure
 
 
 def draw_figures(records: Path, target: Path) -> list[Path]:
     """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
 
     Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, the comparison of
-    calibrators, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie beside each. Returns
-    the PNG files of these. birdlets' contact sheet comes from the renderer, so it has no numbers.
+    calibrators, reports of paths, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie
+    beside each. Returns the PNG files of these. birdlets' contact sheet comes from the renderer, so it has no numbers.
     """
     found = read_records(records)
     found = sameness.distinct(found)[0]
@@ -48,6 +49,8 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
         drawn.append(plots.save(draw_gaps(nested), target / "calibration.png", nested))
         (target / "calibration.md").write_text(markdown(ranking(nested).map(
             lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell)))
+    for name, report in read_records(records / "paths", PATHS).items():
+        drawn.append(plots.save(paths_figure(report), target / f"paths_{name}.png", report))
     for name, exhibit in read_records(records / "exhibits", EXHIBIT).items():
         drawn += _exhibit(name, exhibit, target)
     return drawn

@@ -12,11 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from vspcn_lib.config import as_dict
 from vspcn_lib.model import VSPCN
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.paths import HOW, Images, measure
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies.records import provenance
 from vspcn_lib.views.plots import COLOURS, save
 from vspcn_lib.zeroshot import ZeroShotModel
 
@@ -115,7 +117,10 @@ def paths_report(work: Workspace, model: ZeroShotModel, tau: float, most: int) -
 
 
 def examine(run: Path, most: int, out: Path | None = None) -> str:
-    """The `paths_report` of a finished run as text; paths.json and paths.png go to `out`, else the run's folder."""
+    """The `paths_report` of a finished run as text; paths.json and paths.png go to `out`, else the run's folder.
+
+    In `records/paths` a paths.json of any name is drawn by `make figures`.
+    """
     folder, out = RunFolder(run), out or run
     tau = float(folder.scores()["tau"])
     work, model = load_trained(folder)
@@ -123,6 +128,8 @@ def examine(run: Path, most: int, out: Path | None = None) -> str:
     if not found:
         return (f"{type(model).__name__} has no path that reads the image before its heads: what it adds to the ViT is "
                 "the same for every image")
+    found["provenance"] = provenance(run.name, {"result": folder.read_json("result.json"),
+                                                "config": as_dict(folder.config())})
     out.mkdir(parents=True, exist_ok=True)
     (out / "paths.json").write_text(json.dumps(found, indent=1) + "\n")
     return f"{text(found)}\n\n{out / 'paths.json'}\n{save(paths_figure(found), out / 'paths.png')}"
