@@ -144,7 +144,7 @@ def bench(config: Config, parts: tuple[str, ...], rounds: int, target: Path) -> 
         if name not in PARTS:
             raise ConfigError(f"unknown part '{name}' of the benchmark: choose from {', '.join(PARTS)}")
     device = place()
-    record = json.loads(target.read_text()) if target.exists() else {"config": as_dict(config), "parts": {}}
+    record = json.loads(target.read_text()) if target.exists() else {"config": as_dict(anywhere(config)), "parts": {}}
     if _cost(config_of(record)) != _cost(anywhere(config)):
         raise ConfigError(f"{target} holds measurements of other settings: choose another --out")
     record |= {"matplotlib": version("matplotlib")}
