@@ -1,5 +1,6 @@
 """Interventions on VSPCN's paths, against what each must equal."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +127,18 @@ def test_several_prompts_of_a_kind_start_apart_and_stay_apart(tiny_folder, tiny_
         found = shown.statistics(work, model)
         for kind in ("visual", "semantic"):
             assert found[f"{kind} from each other"].min() > least, (kind, found)
+
+
+def test_a_report_says_of_which_run_it_is_and_names_no_folder_of_this_machine(tiny_folder, tiny_vit, tmp_path,
+                                                                              monkeypatch):
+    config = update(make_config(tiny_folder), {"data": {"root": str(tmp_path)}})
+    work = Workspace.open(config, tiny_vit)
+    result = run(config, tmp_path / "run", work=work)
+    monkeypatch.setattr(shown, "load_trained", lambda folder: load_trained(folder, work))
+    shown.examine(tmp_path / "run", 8)
+    kept = json.loads((tmp_path / "run" / "paths.json").read_text())["provenance"]
+    assert kept["record"] == "run" and kept["H"] == pytest.approx(result["H"], abs=1e-4)
+    assert kept["config"]["data"]["root"] == "" and kept["commit"] == result["environment"]["commit"]
 
 
 def test_parameters_that_shrank_to_nothing_are_named(work, model):

@@ -18,7 +18,7 @@ from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.paths import HOW, Images, measure
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.studies.records import provenance
+from vspcn_lib.studies.records import anywhere, provenance
 from vspcn_lib.views.plots import COLOURS, save
 from vspcn_lib.zeroshot import ZeroShotModel
 
@@ -129,7 +129,7 @@ def examine(run: Path, most: int, out: Path | None = None) -> str:
         return (f"{type(model).__name__} has no path that reads the image before its heads: what it adds to the ViT is "
                 "the same for every image")
     found["provenance"] = provenance(run.name, {"result": folder.read_json("result.json"),
-                                                "config": as_dict(folder.config())})
+                                                "config": as_dict(anywhere(folder.config()))})
     out.mkdir(parents=True, exist_ok=True)
     (out / "paths.json").write_text(json.dumps(found, indent=1) + "\n")
     return f"{text(found)}\n\n{out / 'paths.json'}\n{save(paths_figure(found), out / 'paths.png')}"
