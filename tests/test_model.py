@@ -66,6 +66,22 @@ def test_backbone_never_changes_and_everything_else_trains(tiny_vit):
     assert not any(n.startswith("backbone") for n in model.state())
 
 
+def test_each_parameter_trains_at_the_rate_of_its_role_and_only_heads_decay(tiny_vit):
+    model = _model(tiny_vit)
+    rates = {id(p): (round(group["peak"] / 2.0, 9), group["weight_decay"])
+             for group in model.optimiser(replace(Config().train, lr=2.0, weight_decay=0.3)).param_groups
+             for p in group["params"]}
+    expected = {id(p): (1.0, 0.3) for p in model.heads.parameters()}
+    expected |= {id(p): (1.0, 0.0) for p in model.attribute_tokens.parameters()}
+    expected |= {id(p): (0.1, 0.0) for p in (model.visual_prompts, model.semantic_prompts)}
+    for module in (model.weak_visual, model.weak_semantic, model.adapters, model.strong_visual, model.strong_semantic):
+        expected |= {id(p): (round(40.0 / tiny_vit.dim, 9), 0.0) for p in module.parameters()}
+    # The learned bias B of strong fusion; biases of its linear maps and of weak fusion's go with their maps.
+    expected |= {id(fusion.bias): (30.0, 0.0) for fusion in (*model.strong_visual, *model.strong_semantic)}
+    wrong = [name for name, p in model.trainable().items() if rates[id(p)] != expected[id(p)]]
+    assert not wrong and len(rates) == len(expected) == len(model.trainable())
+
+
 @pytest.mark.parametrize("changes", [
     {"visual_prompts": 0}, {"semantic_prompts": 0}, {"weak": False}, {"strong": False}, {"adapter": False},
     {"weak": False, "strong": False}, {"embedding": "semantic-to-visual"}, {"first_strong_block": 1}])

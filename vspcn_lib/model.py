@@ -108,7 +108,8 @@ class VSPCN(ZeroShotModel):
             if kind in ("visual_prompts", "semantic_prompts"):
                 rate = PROMPT_RATE
             elif kind not in ("heads", "attribute_tokens"):
-                rate = BIAS_RATE if name.count(".") == 2 and name.endswith(".bias") else FUSION_RATE / self.backbone.dim
+                learned = kind.startswith("strong_") and name.split(".")[2:] == ["bias"]  # B, not a Linear's bias
+                rate = BIAS_RATE if learned else FUSION_RATE / self.backbone.dim
             decay = train.weight_decay if kind == "heads" else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         return torch.optim.Adam([{"params": found, "peak": train.lr * rate, "weight_decay": decay}
