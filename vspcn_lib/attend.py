@@ -1,4 +1,4 @@
-"""Single-head attention over rows that stay as they are: gradients written by hand, in few passes over large tensors.
+"""Attention over rows that stay as they are: gradients written by hand, in few passes over large tensors.
 
 The attribute tokens [B,K,D] of a batch are by far the largest tensors of fusion. Autograd would sum four gradients of
 that size for every block; here each arrives in the matrix product that adds the next one.
@@ -92,9 +92,9 @@ def read(rows: Tensor, scale: Tensor | None, queries: Tensor, bias: Tensor | Non
          attention: Map) -> tuple[Tensor, Tensor]:
     """(sum_t w_t scale_t rows_t [B,P,D], rows), w = alpha delta(queries . scale rows) + (1 - alpha) bias.
 
-    `rows` [B or 1,T,D], `scale` [B or 1,T] or None for 1, `queries` [B,P,D] (1 / sqrt(D) taken in already), `bias`
-    [P,T], rows of weights, or None. Whoever reads the rows next takes the ones returned, so that the gradients of all
-    readers add up along the chain.
+    `rows` [B or 1,T,D], `scale` [B or 1,T] or None for 1, `queries` [B,P,D] (the map of the keys and 1 / sqrt(D) taken
+    in already; of h heads [B,P h,D] and sqrt(D / h)), `bias` [P,T], rows of weights, or None. Whoever reads the rows
+    next takes the ones returned, so that the gradients of all readers add up along the chain.
     """
     return _Read.apply(rows, scale, queries, bias, alpha, attention)
 

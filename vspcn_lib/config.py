@@ -151,9 +151,9 @@ class TrainConfig:
     batch_size: int = 32
     """images in a batch"""
     lr: float = 1e-3
-    """peak learning rate of a one-cycle schedule (paper: Adam, 1e-3)"""
+    """peak learning rate, after a warm-up and before a cosine (paper: 1e-3); prompts, fusion, B have multiples of it"""
     weight_decay: float = 1e-4
-    """of Adam; the paper's value"""
+    """of Adam, the paper's value; in VSPCN with prompts only the heads decay"""
     clip: float = 1.0
     """largest gradient norm, longer ones are scaled down to it; log-ratio losses give rare spikes"""
     accumulate: int = 1

@@ -119,7 +119,8 @@ class _Projections(nn.Module):
 
     def _attend(self, prompts: Tensor, context: Context, bias: Tensor | None,
                 alpha: float) -> tuple[Tensor, Context]:
-        """[alpha delta(Q K^T / sqrt(D)) + (1 - alpha) bias] V [B,P,D], and the context for its next reader."""
+        """[alpha delta(Q K^T / sqrt(D / h)) + (1 - alpha) bias] V [B,P,D] of h heads, and the context for its next
+        reader."""
         gain, heads = self.norm_context.weight, self.heads
         queries = self.query(self.norm_query(prompts)).unflatten(-1, (heads, -1))  # [B,P,h,D/h]
         keys = (self.key.weight * (gain * math.sqrt(heads / self.dim))).unflatten(0, (heads, -1))  # [h,D/h,D]
@@ -134,7 +135,7 @@ class _Projections(nn.Module):
 
 
 class WeakPromptFusion(_Projections):
-    """WVPF and WSPF: f = delta(Q K^T / sqrt(D)) V, once, at the input (design section 1, weak fusion)."""
+    """WVPF and WSPF: f = delta(Q K^T / sqrt(D / h)) V of h heads, once, at the input (design section 1)."""
 
     def forward(self, prompts: Tensor, context: Tensor) -> Tensor:
         """Prompts [B,P,D] as queries, context [B,T,D] as keys and values; returns [B,P,D]."""
@@ -142,7 +143,7 @@ class WeakPromptFusion(_Projections):
 
 
 class StrongPromptFusion(_Projections):
-    """SVPF and SSPF: f' = [a delta(Q K^T / sqrt(D)) + (1 - a) delta(B)] V + f (design section 1).
+    """SVPF and SSPF: f' = [a delta(Q K^T / sqrt(D / h)) + (1 - a) delta(B)] V + f of h heads (design section 1).
 
     `alpha` in [0, 1] multiplies the attention: 1 is plain attention, 0 only the learned bias B
     [num_prompts, num_context], one for all heads. Raises ValueError for an alpha outside [0, 1].

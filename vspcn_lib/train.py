@@ -67,7 +67,8 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
 
     `stop` ends it after the current step, as Ctrl-C does. Continues from the folder's state of `phase`.
     Returns the model and one row an epoch.
-    Raises `Interrupted`, `LeakError`, `NotFinite` for a loss or gradient, `DeviceFull`.
+    Raises `Interrupted`, `LeakError`, `NotFinite` for a loss or gradient, `DeviceFull`; `BenchmarkError` where there is
+    too little to train on or to select by, `FeatureError` for NaN out of the ViT, `RunError` for another run's state.
     """
     c, bench, acc = work.config, work.bench, work.accelerator
     classes = np.unique(bench.labels[indices])
@@ -151,8 +152,9 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                     optimiser.zero_grad(set_to_none=True)
                     if acc.is_main_process:
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
-                        lr = optimiser.param_groups[0]["lr"]
-                        folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": lr, "norm": norm.item(), **row})
+                        rates = [group["lr"] for group in optimiser.param_groups]
+                        folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": rates, "norm": norm.item(),
+                                                   **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}", refresh=False)
                     stopping = stopping or (acc.num_processes == 1 and stop.is_set())  # several must agree first
                     if stopping or time.monotonic() - saved > SAVE_SECONDS:
@@ -240,7 +242,9 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         stop: Event | None = None) -> dict[str, Any]:
     """The whole protocol: select epoch and tau on validation classes, retrain on trainval, calibrate, evaluate once.
 
-    Writes the run folder `out` and returns its result record; a finished run is returned as it is.
+    Writes the run folder `out` and returns its result record; with `resume` a finished run is returned as it is.
+    Raises `RunError` where `out` holds a run and `resume` is false, or one of other settings or data, and whatever
+    `Workspace.open` and `fit` raise.
     """
     with RunFolder.open(out, config, resume) as folder:
         done = folder.read_json("result.json")
@@ -268,10 +272,10 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         events = whole_rows(folder.path / "events.jsonl")  # what a reader of the numbers should know
         result |= {"events": events} if events else {}
         if work.accelerator.is_main_process:
-            if worth := measure(work, model, tau=calibrated["tau"]):
-                result["paths"] = worth
             Kept.of(work).write(folder.path)
             folder.save_checkpoint(model.state(), work.backbone.source)
+            if worth := measure(work, model, tau=calibrated["tau"]):
+                result["paths"] = worth
             folder.write_json("result.json", result)
         with together():
             work.accelerator.wait_for_everyone()

@@ -6,14 +6,14 @@ import pytest
 from world import make_config, make_vit
 
 from vspcn_lib.commands.cli import main
-from vspcn_lib.config import ConfigError, as_dict
+from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.runs.folder import RunError
 from vspcn_lib.runs.identity import KINDS
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies import runner
 from vspcn_lib.studies.records import read_records, summary, write_record
 from vspcn_lib.studies.runner import Job, finished
-from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
+from vspcn_lib.studies.sameness import anywhere, check_same_data, distinct, remarks
 from vspcn_lib.studies.tables import ablation_table, caption
 from vspcn_lib.train import run
 
@@ -31,6 +31,16 @@ def records(tiny_folder, tmp_path):
 def _changed(record, **changes):
     result = record["result"]
     return {**record, "result": {**result, **changes, "inputs": {**result["inputs"], **changes.get("inputs", {})}}}
+
+
+def test_a_record_keeps_the_names_of_files_and_folders_and_no_path():
+    here = {"data": {"root": "/home/a/data", "benchmark": "/home/a/my birds", "vectors": "../w2v/CUB.npy"},
+            "model": {"backbone": "vit_tiny_patch16_224@/home/a/w.safetensors"}}
+    kept = anywhere(update(Config(), here))
+    assert (kept.data.root, kept.data.benchmark, kept.data.vectors) == ("", "my birds", "CUB.npy")
+    assert kept.model.backbone == "vit_tiny_patch16_224@w.safetensors" and anywhere(kept) == kept
+    assert anywhere(Config()) == Config()
+    assert json.dumps(as_dict(kept)).count("/") == 0
 
 
 def test_other_data_are_rows_of_their_own_and_a_run_counts_once(records, tmp_path, capsys):

@@ -41,9 +41,6 @@ class Benchmark:
     phrases: Mapping[str, str] = field(default_factory=dict)
     """the words that text encoders read for an attribute instead of its name; no part of the split hash"""
 
-    phrases: Mapping[str, str] = field(default_factory=dict)
-    """the words that text encoders read for an attribute instead of its name; no part of the split hash"""
-
     @property
     def note(self) -> str:
         """Every sentence of `notes` in one line."""

@@ -47,14 +47,3 @@ def check_counts(config: Config, bench: Benchmark, phase: str, indices: np.ndarr
         raise BenchmarkError(f"{bench.name}, {phase}: {len(indices)} images make no batch of two, and one image alone "
                              "has no batch statistics, so nothing would be trained: raise train.batch_size or add "
                              "images")
-
-
-def remarks(bench: Benchmark) -> list[str]:
-    """A sentence for each count that makes a number of the result say nothing."""
-    tested = {"unseen": np.unique(bench.labels[bench.test_unseen]), "validation": bench.val_classes}
-    said = []
-    if len(bench.unseen_classes) == 1:
-        said.append("there is one unseen class: CZSL, which chooses among the unseen classes alone, is 100 by itself")
-    said += [f"U of the {'test' if kind == 'unseen' else 'selection'} is the accuracy of one class alone, "
-             f"'{bench.class_names[classes[0]]}'" for kind, classes in tested.items() if len(classes) == 1]
-    return said

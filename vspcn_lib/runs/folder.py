@@ -67,8 +67,9 @@ def together() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """config.json, inputs.json, environment.json, steps.jsonl, epochs.jsonl, checkpoint.safetensors, state.pt and the
-    one before it, scores.npz, result.json, and the lock of the process that writes them."""
+    """What a run is on disk: config.json, inputs.json, environment.json (of a generator generate.json); the logs
+    steps.jsonl, epochs.jsonl, events.jsonl; selection.json (and one file a class fold), state.pt and the one before it;
+    checkpoint.safetensors, classes.npz, embedded.npy, scores.npz, result.json. `lock` is held by who writes them."""
 
     path: Path
 
@@ -165,7 +166,7 @@ class RunFolder:
                            "folder and train again") from error
 
     def log(self, name: str, row: dict[str, Any]) -> None:
-        """Append one JSON line (steps.jsonl, epochs.jsonl), with the wall-clock second."""
+        """Append one JSON line to a log of the run (`name`), with the wall-clock second."""
         try:
             with (self.path / name).open("a") as file:
                 file.write(json.dumps({**row, "time": round(time.time(), 1)}) + "\n")
@@ -176,6 +177,7 @@ class RunFolder:
     def rewind(self, phase: str, steps: int, epochs: int) -> None:
         """Drop what the logs say of `phase` after `steps` steps and `epochs` epochs, and torn lines: it comes again."""
         for name, first in (("steps.jsonl", lambda row: row.get("step", -1) < steps),
+                            ("events.jsonl", lambda row: row.get("step", -1) < steps),
                             ("epochs.jsonl", lambda row: row.get("epoch", 0) <= epochs)):
             file = self.path / name
             rows = [row for row in whole_rows(file) if row.get("phase") != phase or first(row)]
@@ -239,7 +241,7 @@ class RunFolder:
         """Everything needed to continue, checksummed; the state before it stays beside it as state-previous.pt."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        for name in ("steps.jsonl", "epochs.jsonl"):  # nothing before a state is ever written again
+        for name in ("steps.jsonl", "epochs.jsonl", "events.jsonl"):  # nothing before a state is ever written again
             if (self.path / name).exists():
                 with (self.path / name).open("rb") as log:
                     os.fsync(log.fileno())

@@ -95,30 +95,42 @@ class Images:
         indices = rng.permutation(test[np.argsort(rank, kind="stable")][:most])
         return cls(work, model, indices)
 
-    def shallow(self) -> list[tuple[Tensor, Tensor | None]]:
-        """`model.shallow` of each chunk, computed anew; the first time it is also kept."""
-        found = []
+    def shallow(self, whole: bool = True) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """`model.shallow` of each chunk, computed anew if `whole`; the first time it is also kept, off the device."""
+        device, kept = self.work.accelerator.device, []
+        if self.kept and not whole:
+            yield from (_moved(pair, device) for pair in self.kept)
+            return
         for start in range(0, len(self.indices), CHUNK):
             chunk = self.work.batches(self.indices[start:start + CHUNK], augment=False)
             x = torch.cat([x for x, _, _ in chunk.epoch(0)])
             with self.work.autocast():
-                found.append(self.model.shallow(x))
-        self.kept = self.kept or found
-        return found
+                pair = self.model.shallow(x)
+            kept += [] if self.kept else [_moved(pair, torch.device("cpu"))]
+            yield pair
+        self.kept = self.kept or kept
 
     def scores(self, whole: bool) -> np.ndarray:
         """The score matrix [n,C]; from the first block on if `whole`."""
         model, work, out = self.model, self.work, []
         prototypes = model.prototypes(torch.as_tensor(work.bench.prototypes, device=work.accelerator.device))
-        for tokens, attributes in self.shallow() if whole or not self.kept else self.kept:
+        for tokens, attributes in self.shallow(whole):
             with work.autocast():
                 embedded = model.embed(model.by_stream(model.deep(tokens, attributes)))
             out.append(model.scores(embedded, prototypes).float().cpu())
         return torch.cat(out).numpy()
 
 
+def _moved(pair: tuple[Tensor, Tensor | None], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    tokens, attributes = pair
+    return tokens.to(device), None if attributes is None else attributes.to(device)
+
+
 def vanished(work: Workspace, model: ZeroShotModel) -> list[str]:
-    """Trained parameters whose root mean square fell below a hundredth of where it started, by name."""
+    """Trained parameters whose root mean square is below a hundredth of what it was when the model was built, by name.
+
+    (`begin`, which comes after, rescales some values and norms a little.)
+    """
     def size(parameter: Tensor) -> float:
         return float(parameter.detach().float().square().mean().sqrt())
 

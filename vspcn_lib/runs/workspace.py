@@ -21,7 +21,6 @@ from vspcn_lib.encoders.architectures import inspect
 from vspcn_lib.encoders.backbone import FrozenViT, load_backbone
 from vspcn_lib.encoders.semantics import check_source
 from vspcn_lib.methods.registry import build, method
-from vspcn_lib.runs.counts import remarks
 from vspcn_lib.runs.folder import together
 from vspcn_lib.runs.identity import identity, open_benchmark, word_vectors
 from vspcn_lib.runs.launcher import ignored
@@ -57,7 +56,11 @@ class Workspace:
 
     @classmethod
     def open(cls, config: Config, backbone: FrozenViT | None = None, quiet: bool = False) -> Workspace:
-        """Read and check everything before any long work; `backbone` replaces the config's (tests)."""
+        """Read and check everything before any long work; `backbone` replaces the config's (tests).
+
+        Raises an error of the library with one sentence for whatever is missing or does not fit: `BenchmarkError`,
+        `ConfigError`, `BackboneError`, `SemanticsError`, `ImageError`.
+        """
         keep_freed_memory()
         check_source(config.data.vectors)
         with state().main_process_first():  # of several processes one fills a cache, the others find it
@@ -83,7 +86,7 @@ class Workspace:
         tag = backbone.source
         work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors.values)), vectors.source,
                    backbone.to(accelerator.device), accelerator, photos, vectors.notes, quiet=quiet)
-        said = (*bench.notes, *remarks(bench), *ignored(config), *filter(None, [tag.get("note")]), *vectors.notes)
+        said = (*bench.notes, *ignored(config), *filter(None, [tag.get("note")]), *vectors.notes)
         for note in said:
             work.say(note)
         work.say(f"{bench.name}: {bench.described} | backbone {tag['tag']} ({tag['source']}, sha256 "

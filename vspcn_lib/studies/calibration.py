@@ -18,6 +18,7 @@ from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.calibration import NAMES, hold_out
 from vspcn_lib.runs.folder import RunFolder, replacing
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.studies.sameness import anywhere
 from vspcn_lib.system.environment import environment
 from vspcn_lib.train import run
 
@@ -78,9 +79,8 @@ def study(config: Config, draws: int, folds: Sequence[int], runs: Path, target: 
             result = run(c, out, resume=(out / "config.json").exists(), work=replace(inner, config=c))
             trials.append({"draw": draw, "folds": count, **trial(out, result)})
             print(json.dumps({k: trials[-1][k] for k in ("draw", "folds", "oracle", "H")}), flush=True)
-    settings = replace(config, data=replace(config.data, benchmark=work.bench.name, root=""))
     record = {"study": "calibration", "benchmark": work.bench.name, "split": work.bench.split_hash,
-              "config": as_dict(settings), "backbone": work.backbone.source, "environment": environment(),
+              "config": as_dict(anywhere(config)), "backbone": work.backbone.source, "environment": environment(),
               "trials": trials}
     with replacing(target) as partial:
         partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

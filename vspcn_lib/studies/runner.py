@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from vspcn_lib.config import Config, ConfigError, as_dict
+from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.methods.generative.registry import GenerateConfig
 from vspcn_lib.methods.registry import method
 from vspcn_lib.runs.folder import RunFolder
@@ -58,7 +58,8 @@ class Job:
     def key(self) -> str:
         """What the run's numbers depend on, as 12 hex digits: its config and the code."""
         own = method(self.config).__module__.removeprefix("vspcn_lib.").replace(".", "/")
-        text = json.dumps(as_dict(anywhere(self.config)), sort_keys=True) + code_version("train", own)
+        config = as_dict(update(self.config, {"data": {"root": ""}}))
+        text = json.dumps(config, sort_keys=True) + code_version("train", own)
         if self.generate:
             text += json.dumps(self.generate.kept(), sort_keys=True) + code_version("studies/generate", own)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

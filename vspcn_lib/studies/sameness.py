@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from vspcn_lib.config import Config, as_dict, read_config
+from vspcn_lib.config import Config, as_dict, read_config, update
 from vspcn_lib.runs.folder import RunError
 from vspcn_lib.runs.identity import DATA, KINDS, differences, of_result, unchecked
 
 
 def anywhere(config: Config) -> Config:
-    """`config` without the folder where the data lie: no number depends on it."""
-    return replace(config, data=replace(config.data, root=""))
+    """`config` with the names of what lies on a disk and without the folders: no number depends on where it lies."""
+    data, backbone = config.data, config.model.backbone
+    name, at, file = backbone.partition("@")
+    return update(config, {"data": {"root": "", "benchmark": _name(data.benchmark), "vectors": _name(data.vectors)},
+                           "model": {"backbone": name + at + _name(file)}})
+
+
+def _name(path: str) -> str:
+    """The last part of a path, anything else as it is."""
+    return Path(path).name if "/" in path else path
 
 
 def config_of(record: dict[str, Any]) -> Config:

@@ -223,7 +223,7 @@ def write_study(study: optuna.Study, target: Path, base: Config, work: Workspace
               for t in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if FAILED in t.user_attrs]
     trials = [{"number": t.number, **{f"{name}": v for name, v in t.params.items()}, **t.user_attrs["row"]}
               for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    record = {"study": study.study_name, "judged_on": "validation classes", "config": as_dict(base),
+    record = {"study": study.study_name, "judged_on": "validation classes", "config": as_dict(anywhere(base)),
               "trials": trials, "failed": failed, "inputs": work.inputs, "benchmark": work.bench.name,
               "split": work.bench.split_hash,
               "backbone": work.backbone.source, "vectors": work.vector_source, "environment": environment()}

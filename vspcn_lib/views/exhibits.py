@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vspcn_lib.config import as_dict
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
 from vspcn_lib.runs.trained import load_trained
-from vspcn_lib.studies.records import provenance
+from vspcn_lib.studies.records import anywhere, provenance
 from vspcn_lib.views.curves import read_curves
 from vspcn_lib.views.embeddings import cls_embeddings, separation, tsne_layout
 from vspcn_lib.views.plots import plain_name
@@ -38,8 +39,8 @@ def write_exhibit(runs: dict[str, Path], target: Path, perplexity: int = 30) -> 
                            for side, both in separation(embedded, labels, unseen).items()}
     steps, epochs = read_curves(run)
     record: dict[str, Any] = {
-        "provenance": {"method": name, **provenance(target.stem, {"result": result, "config": folder.read_json(
-            "config.json")})},
+        "provenance": {"method": name, **provenance(target.stem, {"result": result, "config": as_dict(
+            anywhere(folder.config()))})},
         "tsne": {"perplexity": perplexity, "labels": labels.tolist(), "unseen": unseen.tolist(),
                  "names": found.bench.class_names, "layouts": layouts,
                  "separation": numbers},
