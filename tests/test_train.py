@@ -13,6 +13,7 @@ from vspcn_lib.config import Config, ConfigError, update
 from vspcn_lib.data.images import Batches
 from vspcn_lib.model import VSPCN
 from vspcn_lib.runs import evaluation, heads
+from vspcn_lib.runs.calibration import CalibrationError
 from vspcn_lib.runs.evaluation import LeakError, guard
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.heads import ALONE
@@ -165,6 +166,16 @@ def test_selection_split_and_thinning_are_disjoint_and_complete(config, tiny_vit
     assert not np.isin(bench.labels[inner], bench.val_classes).any()
     few = thin(bench, bench.trainval, 2, 0)
     assert np.bincount(bench.labels[few]).max() == 2 and np.isin(few, bench.trainval).all()
+
+
+def test_nothing_to_calibrate_on_is_said_before_training_and_the_same_folder_takes_the_mended_settings(
+        config, tiny_vit, tmp_path):
+    one = update(config, {"data": {"images_per_class": 1}})
+    with pytest.raises(CalibrationError, match=r"train\.calibration to raw"):
+        run(one, tmp_path / "run", work=Workspace.open(one, tiny_vit))
+    assert not (tmp_path / "run" / "steps.jsonl").exists()
+    raw = update(one, {"train": {"calibration": "raw"}})
+    assert run(raw, tmp_path / "run", work=Workspace.open(raw, tiny_vit))["calibration"]["by"] == "raw"
 
 
 def test_wrong_folders_and_configs_are_named(config, tiny_vit, tmp_path):

@@ -259,11 +259,11 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
         if work.accelerator.is_main_process:
             folder.write_json("environment.json", made_by(folder))  # now: the code may be edited while this runs
         earlier = (folder.load_state() or {}).get("seconds", 0.0)  # of the sessions before this one
+        trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
+        trainval, held = hold_out(work.bench, trainval, calibration_share(config.train), config.train.seed)
         start, selected = time.monotonic(), select(work, folder, stop)  # a clock that nobody can set
         best = selected["best"]
         work.say("kept" + describe(best))
-        trainval = thin(work.bench, work.bench.trainval, config.data.images_per_class, config.train.seed)
-        trainval, held = hold_out(work.bench, trainval, calibration_share(config.train), config.train.seed)
         model, _ = fit(work, folder, "final", trainval, best["epoch"], stop=stop)
         calibrated = calibrate(work, model, held, best)
         result = {**evaluate(work, folder, model, best, calibrated), "trained_on": len(trainval),

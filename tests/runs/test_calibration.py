@@ -1,6 +1,7 @@
 """Calibrators against brute force, and the hold-out and class folds that they read."""
 
 import typing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from vspcn_lib.config import TrainConfig
+from vspcn_lib.config import ConfigError, TrainConfig
 from vspcn_lib.data.benchmarks import load_benchmark
 from vspcn_lib.metrics import gzsl_metrics
 from vspcn_lib.runs.calibration import (
@@ -22,6 +23,7 @@ from vspcn_lib.runs.calibration import (
     class_folds,
     hold_out,
     land,
+    silent,
 )
 
 
@@ -99,6 +101,22 @@ def test_scores_that_do_not_differ_are_no_division_by_zero():
         assert np.isfinite(land(name, carry(0.1, flat), flat)), name
 
 
+@pytest.mark.parametrize("selection", [
+    Held(_held(0).scores[:1], _held(0).labels[:1], _held(0).unseen),
+    Held(np.ones((9, 8), np.float32), np.zeros(9, int), np.arange(8) > 5)], ids=["one image", "equal scores"])
+def test_a_calibrator_without_a_unit_in_selection_gives_way_to_the_median_shift(selection):
+    """tau / 0 standard deviations, back in another model's, once was -1.5e9."""
+    final = _held(1)
+    carried = carry(0.3, selection)
+    assert {"standardised", "quartiles"} <= set(CALIBRATORS) - set(carried)
+    for name in NAMES:
+        tau = land(name, carried, final)
+        assert abs(tau) < 10 * np.abs(final.scores).max(), name
+        if name not in carried and name != "consensus":
+            assert tau == land("median-shift", carried, final) and silent(name, carried) == [name]
+    assert silent("consensus", carried) == ["standardised"] and silent("raw", carried) == []
+
+
 def test_settings_name_the_calibrators_that_there_are():
     assert set(typing.get_args(typing.get_type_hints(TrainConfig)["calibration"])) == set(NAMES)
     assert calibration_share(TrainConfig(calibration="raw")) == 0
@@ -129,7 +147,15 @@ def test_folds_are_the_own_validation_classes_and_then_others_of_the_seen(tiny_f
     assert folds[0] is bench and len(folds) == 4
     for fold in folds:
         assert len(fold.val_classes) == 2 and set(fold.val_classes) <= set(bench.seen_classes)
-    assert len({tuple(f.val_classes) for f in folds}) > 1
+    assert len({tuple(f.val_classes) for f in folds}) == 4
+    for seed in range(5):  # five seen classes, two of them to validate by: ten sets, each once
+        assert len({tuple(f.val_classes) for f in class_folds(bench, 10, seed)}) == 10
+    with pytest.raises(ConfigError, match=r"train\.folds to 10 or less"):
+        class_folds(bench, 11, 0)
+    only = bench.trainval[(bench.labels[bench.trainval] == 2) | (np.arange(len(bench.trainval)) % 4 == 0)]
+    assert np.bincount(bench.labels[only]).tolist()[:5] == [1, 1, 4, 1, 1]  # class 2 must stay to be trained on
+    few = replace(bench, trainval=only, val_classes=np.array([0, 1]))
+    assert all(2 not in fold.val_classes for fold in class_folds(few, 6, 0))
     assert [list(f.val_classes) for f in class_folds(bench, 4, 0)] == [list(f.val_classes) for f in folds]
 
 
@@ -143,6 +169,9 @@ def test_rows_of_folds_are_means_with_their_spread():
     assert rows[1] == {"epoch": 2, "H": 32.0, "tau": pytest.approx(3.2),
                        "carried": {"raw": pytest.approx(3.2), "retention": pytest.approx(0.32)},
                        "spread": {"H": pytest.approx(8**0.5), "retention": pytest.approx(8**0.5 / 100)}}
+    without = [row(1, 20.0), row(2, 34.0)]
+    del without[1]["carried"]["raw"]
+    assert averaged([one, without])[1]["carried"] == {"raw": 3.0, "retention": pytest.approx(0.32)}
 
 
 @settings(max_examples=20, deadline=None)

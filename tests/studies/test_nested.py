@@ -39,6 +39,9 @@ def test_a_nested_split_is_made_of_trainval_images_alone(work):
     few = replace(bench, trainval=bench.trainval[bench.labels[bench.trainval] < 2], val_classes=np.array([1]))
     with pytest.raises(BenchmarkError):
         nested_split(few, 0)
+    for seen in (4, 5):  # two classes are left to train on, however many validation classes the benchmark has
+        most = replace(bench, trainval=bench.trainval[bench.labels[bench.trainval] < seen], val_classes=np.arange(2))
+        assert len(np.unique(most.labels[nested_split(most, 0).train])) >= 2
 
 
 def test_a_nested_workspace_has_the_pixels_of_its_images_and_no_other(work):
@@ -82,6 +85,11 @@ def test_bad_numbers_are_named_before_any_work(work, tmp_path):
     for draws, folds, message in ((0, (1,), "--draws"), (1, (-1,), "--folds")):
         with pytest.raises(ConfigError, match=message):
             study(work.config, draws, folds, tmp_path, tmp_path / "r.json", work)
+    with pytest.raises(ConfigError, match="one of 1 or more"):
+        study(work.config, 1, (0,), tmp_path, tmp_path / "r.json", work)
+    with pytest.raises(ConfigError, match=r"train\.folds = 9"):  # three seen classes in each nested split
+        study(work.config, 1, (1, 9), tmp_path / "runs", tmp_path / "r.json", work)
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError, match="raw holds no image out"):
         study(update(work.config, {"train": {"calibration": "raw"}}), 1, (1,), tmp_path, tmp_path / "r.json", work)
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from vspcn_lib.config import TrainConfig
+from vspcn_lib.config import ConfigError, TrainConfig
 from vspcn_lib.data.splits import Benchmark
 
 
@@ -50,6 +50,10 @@ class Held:
         seen = self.scores[:, ~self.unseen].max(1).astype(np.float64)
         return seen - self.scores[:, self.unseen].max(1)
 
+    def unit(self, spread: float) -> float:
+        """`spread` as a unit of scores, 0 where it is no more than the rounding of scores (of one image, say)."""
+        return float(spread) if spread > 1e-6 * np.abs(self.scores).max() else 0.0
+
     @cached_property
     def right(self) -> np.ndarray:
         """Whether the best seen class is the image's own [n]."""
@@ -71,9 +75,8 @@ class Scale:
 
 
 def affine(zero: float, unit: float) -> Scale:
-    """x = (tau - zero) / unit; the unit is at least 1e-9, for scores that do not differ."""
-    unit = max(float(unit), 1e-9)
-    return Scale(lambda tau: float((tau - zero) / unit), lambda x: float(zero + unit * x))
+    """x = (tau - zero) / unit; NaN for a unit of 0, that of scores that do not differ."""
+    return Scale(lambda tau: float((tau - zero) / unit) if unit else float("nan"), lambda x: float(zero + unit * x))
 
 
 def share(margins: np.ndarray, weights: np.ndarray) -> Scale:
@@ -109,18 +112,18 @@ def median_shift(held: Held) -> Scale:
 
 def standardised(held: Held) -> Scale:
     """(tau - mean(m)) / std(m): tau in standard deviations of the margins of seen images."""
-    return affine(held.margins.mean(), held.margins.std())
+    return affine(held.margins.mean(), held.unit(held.margins.std()))
 
 
 def quartiles(held: Held) -> Scale:
     """(tau - median(m)) / (upper - lower quartile of m): `standardised` that a few far images do not move."""
     low, middle, high = np.quantile(held.margins, (0.25, 0.5, 0.75))
-    return affine(middle, high - low)
+    return affine(middle, held.unit(high - low))
 
 
 def score_spread(held: Held) -> Scale:
     """tau / mean over images of the standard deviation of their scores over seen classes."""
-    return affine(0.0, held.scores[:, ~held.unseen].std(1).mean())
+    return affine(0.0, held.unit(held.scores[:, ~held.unseen].std(1).mean()))
 
 
 def temperature(held: Held) -> Scale:
@@ -144,22 +147,48 @@ NAMES = (*CALIBRATORS, "consensus")
 
 
 def carry(tau: float, held: Held) -> dict[str, float]:
-    """What each calibrator carries over, by name, from a selection whose best H is at `tau`."""
-    return {name: scale(held).to(tau) for name, scale in CALIBRATORS.items()}
+    """What each calibrator carries over, by name, from a selection whose best H is at `tau`.
+
+    One whose unit is 0 here, so that it says nothing, is left out.
+    """
+    carried = {name: scale(held).to(tau) for name, scale in CALIBRATORS.items()}
+    return {name: x for name, x in carried.items() if np.isfinite(x)}
 
 
 def land(name: str, carried: dict[str, float], held: Held) -> float:
-    """The final model's tau: what calibrator `name` carries over, back in the score units of the final model."""
+    """The final model's tau: what calibrator `name` carries over, back in the score units of the final model.
+
+    Where `name` could not say anything in selection it is `median-shift`'s, which needs no unit.
+    """
     if name == "consensus":
         return float(np.median([land(n, carried, held) for n in CONSENSUS]))
+    name = name if name in carried else "median-shift"
     return CALIBRATORS[name](held).back(carried[name])
 
 
+def silent(name: str, carried: dict[str, float]) -> list[str]:
+    """The calibrators that `name` consists of and that carry nothing over: `median-shift` takes their place."""
+    return [n for n in (CONSENSUS if name == "consensus" else (name,)) if n not in carried]
+
+
 def class_folds(bench: Benchmark, count: int, seed: int) -> list[Benchmark]:
-    """`count` draws of validation classes: the benchmark's own, then as many others of the seen classes, by `seed`."""
-    rng, size = np.random.default_rng([seed, 1]), len(bench.val_classes)
-    drawn = [np.sort(rng.choice(bench.seen_classes, size, replace=False)) for _ in range(count - 1)]
-    return [bench, *(replace(bench, val_classes=classes) for classes in drawn)]
+    """`count` draws of validation classes: the benchmark's own, then other sets of as many seen classes, by `seed`.
+
+    No set comes twice, and each leaves a class with two images, one to train and one to hold out. Raises `ConfigError`
+    where 1,000 draws do not give that many.
+    """
+    rng, folds = np.random.default_rng([seed, 1]), [bench]
+    counts = np.bincount(bench.labels[bench.trainval], minlength=bench.num_classes)
+    for _ in range(1000):
+        if len(folds) >= count:
+            return folds
+        classes = np.sort(rng.choice(bench.seen_classes, len(bench.val_classes), replace=False))
+        known = any(np.array_equal(classes, np.sort(fold.val_classes)) for fold in folds)
+        if not known and counts[np.setdiff1d(bench.seen_classes, classes)].max(initial=0) > 1:
+            folds.append(replace(bench, val_classes=classes))
+    raise ConfigError(f"train.folds = {count}: 1,000 draws of {len(bench.val_classes)} validation classes from the "
+                      f"{len(bench.seen_classes)} seen ones gave only {len(folds)} different sets that leave a class "
+                      f"with two training images: set train.folds to {len(folds)} or less")
 
 
 def averaged(folds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -171,7 +200,8 @@ def averaged(folds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     for same in zip(*folds, strict=True):
         row = {k: float(np.mean([r[k] for r in same])) for k in same[0] if k not in ("epoch", "carried")}
         row |= {"epoch": same[0]["epoch"],
-                "carried": {n: float(np.mean([r["carried"][n] for r in same])) for n in same[0]["carried"]},
+                "carried": {n: float(np.mean(x)) for n in CALIBRATORS
+                            if (x := [r["carried"][n] for r in same if n in r["carried"]])},
                 "spread": {"H": float(np.std([r["H"] for r in same], ddof=1)),
                            "retention": float(np.std([r["carried"]["retention"] for r in same], ddof=1))}}
         rows.append(row)

@@ -113,7 +113,11 @@ def calibrate(work: Workspace, model: ZeroShotModel, held: np.ndarray, selected:
     scores = score(work, model, held, np.arange(bench.num_classes))
     seen = calibration.Held(scores, bench.labels[held], bench.unseen_mask)
     taus = {n: calibration.land(n, selected["carried"], seen) for n in calibration.NAMES}
-    return {"by": name, "tau": taus[name], "held_out": len(held),
+    silent = calibration.silent(name, selected["carried"])
+    if silent:
+        work.say(f"{', '.join(silent)} could carry no tau over, because the scores of selection's held-out images do not "
+                 "differ: median-shift took its place")
+    return {"by": name, "tau": taus[name], "held_out": len(held), **({"silent": silent} if silent else {}),
             "retention": {"selection": selected["carried"]["retention"],
                           "final": calibration.retention(seen).to(taus[name])}, "taus": taus}
 

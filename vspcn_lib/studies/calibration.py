@@ -15,7 +15,7 @@ from vspcn_lib import metrics
 from vspcn_lib.config import Config, ConfigError, as_dict, check_range, update
 from vspcn_lib.data.splits import Benchmark, BenchmarkError
 from vspcn_lib.methods.registry import method
-from vspcn_lib.runs.calibration import NAMES, hold_out
+from vspcn_lib.runs.calibration import NAMES, calibration_share, class_folds, hold_out
 from vspcn_lib.runs.folder import RunFolder, replacing
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.sameness import anywhere
@@ -29,14 +29,15 @@ def nested_split(bench: Benchmark, draw: int) -> Benchmark:
     """The trainval images of `bench` alone as a benchmark of its own; real test images and unseen classes are not in
     it. Of its classes the real share plays unseen, of the others the real share is validation classes, by `draw`.
 
-    Raises `BenchmarkError` where too few classes are left for all three parts.
+    Raises `BenchmarkError` where too few classes are left for all three parts, or too few images to hold any out.
     """
     rng, images, seen = np.random.default_rng([draw, 3]), bench.trainval, bench.seen_classes
     order, labels = rng.permutation(len(seen)), np.searchsorted(seen, bench.labels[images])
-    if len(seen) < 3:
-        raise BenchmarkError(f"{bench.name}: {len(seen)} seen classes are too few for nested validation, which needs 3")
-    outer = min(max(1, round(len(seen) * len(bench.unseen_classes) / bench.num_classes)), len(seen) - 2)
-    inner = max(1, round((len(seen) - outer) * len(bench.val_classes) / len(seen)))
+    if len(seen) < 4:
+        raise BenchmarkError(f"{bench.name}: {len(seen)} seen classes are too few for nested validation. It needs 4: "
+                             "one that plays unseen, one to validate by, two to train on")
+    outer = min(max(1, round(len(seen) * len(bench.unseen_classes) / bench.num_classes)), len(seen) - 3)
+    inner = min(max(1, round((len(seen) - outer) * len(bench.val_classes) / len(seen))), len(seen) - outer - 2)
     test = np.isin(labels, order[:outer])
     parts = replace(bench, image_paths=tuple(bench.image_paths[i] for i in images), labels=labels, notes=(),
                     published=False, class_names=tuple(bench.class_names[c] for c in seen),
@@ -61,15 +62,23 @@ def study(config: Config, draws: int, folds: Sequence[int], runs: Path, target: 
     """The whole protocol on `draws` nested splits, with each number of `folds`; every calibrator is scored on it.
 
     A run folder each under `runs`, so that an interrupted study continues; one record, `target`. A trial with folds 0
-    is that of one fold without a hold-out, for what the hold-out costs. Raises `ConfigError` for a number out of range.
+    is that of one fold without a hold-out, for what the hold-out costs. Raises `ConfigError` for a number out of range,
+    `BenchmarkError` or `CalibrationError` where a draw leaves too few classes or images, before anything trains.
     """
     check_range("--draws", draws, 1, 1000)
     for count in folds:
         check_range("--folds", count, 0, 100)
+    if not any(folds):
+        raise ConfigError("--folds compares calibrators by numbers of folds and needs one of 1 or more: 0 alone is the "
+                          "trial without a hold-out")
     if config.train.calibration == "raw":
         raise ConfigError("train.calibration = raw holds no image out, and the other calibrators need some: choose "
                           "another, all are compared in any case")
     work, trials = work or Workspace.open(config), []
+    for draw in range(draws):  # every split that will be needed, before anything trains
+        bench = nested_split(work.bench, draw)
+        class_folds(bench, max(1, *folds), draw)
+        hold_out(bench, bench.trainval, calibration_share(config.train), draw)
     for draw in range(draws):
         inner = nested(work, draw)
         for count in folds:
