@@ -25,7 +25,7 @@ from vspcn_lib.runs.counts import check_counts, selection_split, thin
 from vspcn_lib.runs.evaluation import calibrate, describe, evaluate, guard, made_by, validate
 from vspcn_lib.runs.finished import check_built, check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder, together
-from vspcn_lib.runs.heads import head_alone, start_heads
+from vspcn_lib.runs.heads import head_alone, numbering, start_heads
 from vspcn_lib.runs.kept import Kept
 from vspcn_lib.runs.paths import measure
 from vspcn_lib.runs.pieces import Pieces
@@ -76,8 +76,7 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
     check_counts(c, bench, phase, indices, validation)
     if method(c).candidates:
         return _solve(work, indices, classes, epochs, validation)
-    position = torch.full((bench.num_classes,), -1, device=acc.device)
-    position[torch.as_tensor(classes, device=acc.device)] = torch.arange(len(classes), device=acc.device)
+    position = numbering(work, classes)
     known = losses_may_see(work, classes, in_selection=validation is not None)
 
     model = work.model()

@@ -73,6 +73,18 @@ class Heads(nn.Module):
         return {s: self.scale * e @ prototypes.T for s, e in embedded.items()}
 
 
+class DotHead(nn.Module):
+    """What heads share whose scores are plain dot products of an embedding [B,K] with unit attribute rows [C,K]."""
+
+    def prototypes(self, attributes: Tensor) -> Tensor:
+        """Class attribute rows [C,K] to unit rows."""
+        return F.normalize(attributes, dim=-1)
+
+    def scores(self, embedded: dict[str, Tensor], prototypes: Tensor) -> dict[str, Tensor]:
+        """embedding . prototype [B,C] by stream."""
+        return {s: e @ prototypes.T for s, e in embedded.items()}
+
+
 class ZeroShotModel(nn.Module):
     """Images to features by stream, and the heads that meet prototypes; VSPCN and every other method is one.
 

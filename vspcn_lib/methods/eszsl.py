@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vspcn_lib.config import Config, MethodConfig, ModelConfig
 from vspcn_lib.encoders.backbone import FrozenViT
-from vspcn_lib.zeroshot import ZeroShotModel
+from vspcn_lib.zeroshot import DotHead, ZeroShotModel
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,11 @@ class ESZSLConfig(MethodConfig):
     reads: ClassVar[tuple[str, ...]] = ()
 
 
-class BilinearHead(nn.Module):
-    """scores = standardise(x) V s_c, with V [D,K] solved in closed form and unit attribute rows s_c."""
+class BilinearHead(DotHead):
+    """scores = standardise(x) V s_c, with V [D,K] solved in closed form and unit attribute rows s_c.
+
+    They are a regression onto +1 for the true class and -1 for the others.
+    """
 
     def __init__(self, dim: int, attributes: int) -> None:
         super().__init__()
@@ -33,14 +36,6 @@ class BilinearHead(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"cls": [B,D]} to {"cls": [B,K]}."""
         return {"cls": self.standardise(features["cls"]) @ self.V}
-
-    def prototypes(self, attributes: Tensor) -> Tensor:
-        """Class attribute rows [C,K] to unit rows."""
-        return F.normalize(attributes, dim=-1)
-
-    def scores(self, embedded: dict[str, Tensor], prototypes: Tensor) -> dict[str, Tensor]:
-        """[B,C], the regression onto +1 for the true class and -1 for the others."""
-        return {s: e @ prototypes.T for s, e in embedded.items()}
 
 
 class ESZSL(ZeroShotModel):

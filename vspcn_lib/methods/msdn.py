@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vspcn_lib import losses
 from vspcn_lib.config import Config, MethodConfig, ModelConfig, TrainConfig, check_range
 from vspcn_lib.encoders.backbone import FrozenViT
-from vspcn_lib.zeroshot import BUDGET, Classes, ZeroShotModel, check_patches
+from vspcn_lib.zeroshot import BUDGET, Classes, DotHead, ZeroShotModel, check_patches
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MSDNConfig(MethodConfig):
         check_range("method.lr", self.lr, 1e-8, 10.0)
 
 
-class TwoSubNets(nn.Module):
+class TwoSubNets(DotHead):
     """Attribute -> visual and visual -> attribute attention over regions; four bilinear maps and the attributes v.
 
     With unit region features f_r [D] and attribute vectors v_k [G]:
@@ -87,12 +87,8 @@ class TwoSubNets(nn.Module):
         return F.normalize(v, dim=-1) if self.renormalise else v, F.normalize(regions, dim=-1).transpose(1, 2)
 
     def prototypes(self, attributes: Tensor) -> Tensor:
-        """Class attribute rows [C,K] to unit rows."""
+        """Class attribute rows [C,K] to unit rows, without negative values if `clamp`."""
         return F.normalize(attributes.clamp_min(0) if self.clamp else attributes, dim=-1)
-
-    def scores(self, embedded: dict[str, Tensor], prototypes: Tensor) -> dict[str, Tensor]:
-        """psi . a_c [B,C] by sub-net, without the shift."""
-        return {s: e @ prototypes.T for s, e in embedded.items()}
 
 
 class MSDN(ZeroShotModel):

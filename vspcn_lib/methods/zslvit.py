@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vspcn_lib import losses
 from vspcn_lib.config import Config, ConfigError, MethodConfig, ModelConfig, TrainConfig, check_range
 from vspcn_lib.encoders.backbone import FrozenViT
-from vspcn_lib.zeroshot import BUDGET, Classes, ZeroShotModel, check_patches
+from vspcn_lib.zeroshot import BUDGET, Classes, DotHead, ZeroShotModel, check_patches
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Prune(nn.Module):
         return torch.cat([tokens[:, :self.prefix], chosen, fused], dim=1)
 
 
-class LinearHead(nn.Module):
+class LinearHead(DotHead):
     """f = W x (+ b) [B,K] of the cls feature x [B,D], and logits f . a_c, a plain dot product."""
 
     def __init__(self, dim: int, attributes: int, bias: bool) -> None:
@@ -114,14 +114,6 @@ class LinearHead(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"cls": [B,D], ...} to {"cls": [B,K]}."""
         return {"cls": self.attribute_head(features["cls"])}
-
-    def prototypes(self, attributes: Tensor) -> Tensor:
-        """Class attribute rows [C,K] to unit rows."""
-        return F.normalize(attributes, dim=-1)
-
-    def scores(self, embedded: dict[str, Tensor], prototypes: Tensor) -> dict[str, Tensor]:
-        """Logits [B,C] by stream."""
-        return {s: e @ prototypes.T for s, e in embedded.items()}
 
 
 class ZSLViT(ZeroShotModel):

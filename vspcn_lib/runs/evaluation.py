@@ -115,8 +115,8 @@ def calibrate(work: Workspace, model: ZeroShotModel, held: np.ndarray, selected:
     taus = {n: calibration.land(n, selected["carried"], seen) for n in calibration.NAMES}
     silent = calibration.silent(name, selected["carried"])
     if silent:
-        work.say(f"{', '.join(silent)} could carry no tau over, because the scores of selection's held-out images do not "
-                 "differ: median-shift took its place")
+        work.say(f"{', '.join(silent)} could carry no tau over, because the scores of selection's held-out images do "
+                 "not differ: median-shift took its place")
     return {"by": name, "tau": taus[name], "held_out": len(held), **({"silent": silent} if silent else {}),
             "retention": {"selection": selected["carried"]["retention"],
                           "final": calibration.retention(seen).to(taus[name])}, "taus": taus}

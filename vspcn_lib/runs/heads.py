@@ -23,6 +23,13 @@ ALONE = {"model": {"method": "vspcn", "visual_prompts": 0, "semantic_prompts": 0
          "loss": {"lambda_ced": 0.0, "lambda_skd": 0.0, "gamma": 0.0}}
 
 
+def numbering(work: Workspace, classes: np.ndarray) -> Tensor:
+    """The place of each of the benchmark's classes [C] among the trained `classes`, -1 for the others."""
+    position = torch.full((work.bench.num_classes,), -1, device=work.accelerator.device)
+    position[torch.as_tensor(classes, device=position.device)] = torch.arange(len(classes), device=position.device)
+    return position
+
+
 def head_alone(work: Workspace, indices: np.ndarray, validation: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
     """The validation row (U, S, H, tau, AUSUC) of heads trained alone on the frozen ViT, 30 epochs on `indices`.
 
@@ -30,8 +37,7 @@ def head_alone(work: Workspace, indices: np.ndarray, validation: tuple[np.ndarra
     """
     alone = replace(work, config=update(work.config, {**ALONE, "train": {"head_epochs": 30}}))
     classes = np.unique(work.bench.labels[indices])
-    position = torch.full((work.bench.num_classes,), -1, device=work.accelerator.device)
-    position[torch.as_tensor(classes, device=position.device)] = torch.arange(len(classes), device=position.device)
+    position = numbering(work, classes)
     known = Classes(torch.as_tensor(work.bench.prototypes[classes], device=position.device))
     model = alone.model()
 
