@@ -68,8 +68,8 @@ function render({ model, el }) {
     for (const l of all) {
       const points = l.x.map((v, i) => `${x(v).toFixed(1)},${y(l.y[i]).toFixed(1)}`);
       svg.append(make("path", { d: points.length ? `M${points.join("L")}` : "", fill: "none", stroke: l.colour, "stroke-dasharray": DASHES[l.dash],
-        "stroke-width": l.name === model.get("on") ? 2.6 : 1.4 }));
-      if (l.dots) for (let i = 0; i < l.x.length; i++) svg.append(make("circle", { cx: x(l.x[i]), cy: y(l.y[i]), r: 3, fill: l.colour }));
+        "stroke-width": l.thin ? 0.7 : l.name === model.get("on") ? 2.6 : 1.4 }));
+      if (l.dots) for (let i = 0; i < l.x.length; i++) svg.append(make("circle", { cx: x(l.x[i]), cy: y(l.y[i]), r: l.thin ? 1.6 : 3, fill: l.colour }));
     }
     for (const m of model.get("marks")) if (all.some((l) => l.name === m.line)) {
       const e = shape(m.shape, x(m.x), y(m.y));
@@ -101,14 +101,15 @@ function render({ model, el }) {
 
   const readout = make("b", { role: "status" });
   function legend() {
-    head.replaceChildren(...(model.get("title") ? [make("b", {}, model.get("title"))] : []), readout, ...model.get("lines").map((l) => {
+    const named = model.get("lines").filter((l) => !l.thin);
+    head.replaceChildren(...(model.get("title") ? [make("b", {}, model.get("title"))] : []), readout, ...named.map((l) => {
       const off = model.get("hidden").includes(l.name);
       return pressable(`${off ? "show" : "hide"} ${l.name}`, () => choose(model, { hidden: off ? model.get("hidden").filter((n) => n !== l.name)
         : [...model.get("hidden"), l.name] }), { class: off ? "off" : "", "aria-pressed": !off && l.name === model.get("on") ? "true" : "false" },
       );
     }));
     head.querySelectorAll("[role=button]").forEach((e, i) => {
-      const l = model.get("lines")[i];
+      const l = named[i];
       e.append(make("span", { class: "swatch", style: `background:${l.colour}` }), l.name);
     });
   }
