@@ -23,6 +23,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import entropy
 
 from vspcn_lib import metrics
 from vspcn_lib.config import Config, ConfigError, as_dict, update
@@ -562,6 +563,8 @@ def test_attention_maps_are_distributions_and_words_come_from_strong_fusion(worl
     deep = parts.compute(Look(1, 4, "semantic", 0))
     word, weight = deep["words"][0]
     assert f"attends to: {word} {weight:.2f}" in parts.describe(Look(1, 4, "semantic", 0), deep)
+    even = entropy(deep["map"].ravel(), base=deep["map"].size)
+    assert f"; spread {even:.2f} (1: even)" in parts.describe(Look(1, 4, "semantic", 0), deep)
     assert [len(row) for row in parts.alike] == [3] * 4 and parts.alike[1] == [None] * 3
     state = Look(1, 4, "semantic", 1)
     grid = parts.compute(state)["grid"]

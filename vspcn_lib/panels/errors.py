@@ -142,7 +142,6 @@ class ErrorView:
     def __init__(self, parts: Errors) -> None:
         self.parts = parts
         pictures, columns = atlas((parts.work.pixels[parts.indices[r]] for r in parts.order), len(parts.order))
-        self.place = {int(r): i for i, r in enumerate(parts.order)}
         self.gallery = Thumbs(title="wrong images", atlas=pictures, columns=columns, names=parts.names, shown=64,
                               wide=130, height=300, unseen=parts.bench.unseen_mask.tolist())
         self.bars = Bars(width=900, height=200, digits=0, groups=["of seen classes", "of unseen classes"],

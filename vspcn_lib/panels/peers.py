@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from vspcn_lib import metrics
 from vspcn_lib.methods.msdn import MSDN
 from vspcn_lib.model import VSPCN
-from vspcn_lib.panels.checks import PanelError, images_in, prompted
-from vspcn_lib.panels.checks import spread as spread_out
+from vspcn_lib.panels.checks import PanelError, images_in, prompted, spread
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider
 from vspcn_lib.panels.keeping import named
@@ -27,9 +26,9 @@ from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots
-from vspcn_lib.views.capture import prompt_attention
+from vspcn_lib.views.capture import evenness, prompt_attention
 from vspcn_lib.views.found import Found, swept
-from vspcn_lib.views.peers import region_attention, shared, spread
+from vspcn_lib.views.peers import region_attention, shared
 
 
 # ---- seen-unseen curves ---
@@ -150,7 +149,7 @@ class PeerAttention:
     def __init__(self, work: Workspace, ours: VSPCN, theirs: MSDN, took: dict[str, dict[int, str]],
                  images: int) -> None:
         self.work, self.ours, self.theirs, self.took, bench = work, ours, theirs, took, work.bench
-        self.indices = spread_out(bench.test_unseen, bench.labels[bench.test_unseen], images)
+        self.indices = spread(bench.test_unseen, bench.labels[bench.test_unseen], images)
         self.names = [plots.plain_name(n) for n in bench.class_names]
         self.words = [plots.plain_name(n) for n in bench.attribute_names]
         self._one = Lock()  # maps of VSPCN are read by hooks in the model itself
@@ -209,8 +208,9 @@ class PeerAttention:
         where = "weighted by those of the class" if result["attribute"] is None else (
             f"'{self.words[result['attribute']]}', number {1 + list(result['order']).index(result['attribute'])} of "
             f"{len(result['order'])} of the class by its part in the score")
-        return (f"{self.name(state)}; taken for: {said}\nspread (1: even): VSPCN {spread(result['ours']):.2f}, MSDN "
-                f"{spread(result['theirs']):.2f}; {100 * result['shared']:.0f} % of both maps lie in the same places\n"
+        ours, theirs = (evenness(result[side]) for side in ("ours", "theirs"))
+        return (f"{self.name(state)}; taken for: {said}\nspread (1: even): VSPCN {ours:.2f}, MSDN {theirs:.2f}; "
+                f"{100 * result['shared']:.0f} % of both maps lie in the same places\n"
                 f"MSDN's attributes: {where}")
 
 
