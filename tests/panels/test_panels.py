@@ -768,7 +768,10 @@ def test_pictures_of_a_benchmark_are_drawn(tiny_folder):
 def test_lines_beyond_the_sixth_are_drawn_and_differ():
     assert len({tuple(plots.line(i).values()) for i in range(24)}) == 24
     sweep = metrics.tau_sweep(*[_scores(np.random.default_rng(0))[k] for k in ("scores", "labels", "unseen")])
-    ax = plots.seen_unseen_curve({f"run {i}": sweep for i in range(8)}, {f"run {i}": 0.0 for i in range(8)})
+    results = {f"run {i}": {"U": 10.0 + i, "S": 20.0} for i in range(8)}
+    ax = plots.seen_unseen_curve({name: sweep for name in results}, results)
+    dots = [(*line.get_xdata(), *line.get_ydata()) for line in ax.get_lines() if line.get_marker() == "o"]
+    assert dots == [(r["U"], r["S"]) for r in results.values()]  # whatever tau a middle of a step is nearest to
     assert len(ax.get_legend().get_texts()) == 8
     inside = [t for t in ax.texts if t.get_text().startswith("H ")]
     limit = ax.get_xlim()[1]

@@ -69,7 +69,7 @@ class Curves:
         """All curves, the chosen one thick; dots at the tau chosen without test images, stars at the oracle's."""
         figure = Figure(figsize=(5.6, 6.2), layout="constrained")
         axes = figure.subplots()
-        plots.seen_unseen_curve(self.sweeps, dict(zip(self.numbers["run"], self.numbers["tau"], strict=True)), axes)
+        plots.seen_unseen_curve(self.sweeps, {n: r["result"] for n, r in self.records.items()}, axes)
         for line in axes.get_lines():
             line.set_linewidth(2.6 if line.get_label() == state.run else 1.2)
         return figure
@@ -92,13 +92,14 @@ class CurvesView:
 
     def __init__(self, parts: Curves) -> None:
         self.parts = parts
-        self.lines, marks = [], []
+        self.lines, self.own, marks = [], {}, []
         for i, (name, sweep) in enumerate(parts.sweeps.items()):
-            style, tau = plots.line(i), sweep["tau"].to_numpy()
+            style, r, taus = plots.line(i), parts.records[name]["result"], sweep["tau"].tolist()
+            # U and S of a result are those of one row alone; of its tau the sweep knows but the middles of the steps.
+            self.own[name] = int(np.hypot(sweep["U"] - r["U"], sweep["S"] - r["S"]).argmin())
+            taus[self.own[name]] = r["tau"]
             self.lines.append({"name": name, "colour": style["color"], "dash": style["linestyle"],
-                               "x": sweep["U"].round(2).tolist(), "y": sweep["S"].round(2).tolist(),
-                               "at": [-1e9, *((tau[1:] + tau[:-1]) / 2).round(4).tolist()]})
-            r = parts.records[name]["result"]
+                               "x": sweep["U"].round(2).tolist(), "y": sweep["S"].round(2).tolist(), "rows": taus})
             marks += [{"x": m["U"], "y": m["S"], "shape": shape, "line": name,
                        "label": f"{name}, {which} tau {m['tau']:+.2f}: H {m['H']:.1f}"}
                       for which, shape, m in (("own", "diamond", r), ("oracle", "star", r["oracle"]))]
@@ -117,7 +118,7 @@ class CurvesView:
         """The point at the run's own tau, unless a click has put it elsewhere on this curve."""
         if self.curve.on != state.run:
             with self.curve.hold_sync():
-                self.curve.on, self.curve.at = state.run, float(result["tau"])
+                self.curve.on, self.curve.at = state.run, self.own[state.run]
 
 
 def curves_panel(runs: dict[str, Found | dict[str, Any]]) -> Panel:

@@ -8,7 +8,8 @@ from vspcn_lib.panels.live.base import Live, script
 
 
 class Curve(Live):
-    """`lines`: dictionaries of name, colour, dash, x, y and, where a point moves, `at`: row i holds from at[i] on.
+    """`lines`: dictionaries of name, colour, dash, x, y and, where a point moves, `at`: row i holds from at[i] on; or
+    `rows`: a point moves by the number of the row, and rows[i] is what is said of it.
 
     A `thin` line repeats an earlier one's name and has no entry of its own in the legend. `at` moves the point along
     line `on`; with `harmonic` both axes are percent and H is drawn as contours. `point` [x, y, error] puts it off the
