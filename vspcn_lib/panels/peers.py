@@ -77,8 +77,9 @@ class Curves:
     def describe(self, state: Chosen, result: dict[str, Any]) -> str:
         """The numbers of the chosen run, and the order of all by AUSUC."""
         order = self.numbers.sort_values("AUSUC", ascending=False)
-        return ("{run}: tau {tau:+.2f}, U {U:.1f}  S {S:.1f}  H {H:.1f}; oracle H {oracle H:.1f}, {gap:.1f} points "
-                "above it (chosen on test labels: not a result); AUSUC {AUSUC:.3f}\n".format(**result)
+        tau = metrics.tau_text(result["tau"])
+        return ("{run}: tau {}, U {U:.1f}  S {S:.1f}  H {H:.1f}; oracle H {oracle H:.1f}, {gap:.1f} points "
+                "above it (chosen on test labels: not a result); AUSUC {AUSUC:.3f}\n".format(tau, **result)
                 + "by AUSUC, which needs no tau: "
                 + "; ".join(f"{n} {a:.3f}" for n, a in zip(order["run"], order["AUSUC"], strict=True)))
 
@@ -101,7 +102,7 @@ class CurvesView:
             self.lines.append({"name": name, "colour": style["color"], "dash": style["linestyle"],
                                "x": sweep["U"].round(2).tolist(), "y": sweep["S"].round(2).tolist(), "rows": taus})
             marks += [{"x": m["U"], "y": m["S"], "shape": shape, "line": name,
-                       "label": f"{name}, {which} tau {m['tau']:+.2f}: H {m['H']:.1f}"}
+                       "label": f"{name}, {which} tau {metrics.tau_text(m['tau'])}: H {m['H']:.1f}"}
                       for which, shape, m in (("own", "diamond", r), ("oracle", "star", r["oracle"]))]
         top = min(100.0, 1.05 * max(max(line["x"] + line["y"]) for line in self.lines))
         self.curve = Curve(lines=self.lines, marks=marks, harmonic=True, span={"x": [0, top], "y": [0, top]},

@@ -32,7 +32,7 @@ function render({ model, el }) {
     return (low + high) / 2;
   };
   const numbers = (l, i, at0) => {
-    const [nx, ny, na] = model.get("names"), at = moves(l) ? `${na} ${signed(l.rows ? l.rows[i] : at0 ?? middle(l, i))}: ` : "";
+    const [nx, ny, na] = model.get("names"), at = moves(l) ? `${na} ${three(l.rows ? l.rows[i] : at0 ?? middle(l, i))}: ` : "";
     const extra = model.get("harmonic") ? `  H ${(2 * l.x[i] * l.y[i] / (l.x[i] + l.y[i] || 1)).toFixed(1)}` : "";
     const d = (v) => (Math.abs(v) < 10 && !model.get("harmonic") ? +v.toFixed(3) : v.toFixed(1));
     return `${at}${nx} ${d(l.x[i])}  ${ny} ${d(l.y[i])}${extra}`;
@@ -140,7 +140,7 @@ function render({ model, el }) {
   });
   svg.addEventListener("pointerleave", () => { tip.hide(); put(contour, { d: "" }); put(hovered, { visibility: "hidden" }); });
   function pick({ l, i }) {
-    choose(model, { on: l.name, at: +middle(l, i).toFixed(4) });
+    choose(model, { on: l.name, at: middle(l, i) });
   }
   svg.addEventListener("pointerdown", (event) => { const { best } = nearest(event); if (best && moves(best.l)) pick(best); });
 
