@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
+from vspcn_lib import metrics
 from vspcn_lib.metrics import ausuc, best_tau, class_accuracies, flips, gzsl_metrics, predicted, tau_sweep
+from vspcn_lib.runs.evaluation import describe
 
 
 @st.composite
@@ -117,3 +119,10 @@ def test_predictions_are_those_that_the_accuracies_count(seed, tau):
     right = predicted(scores, unseen, tau) == labels
     shares = [100 * right[labels == c].mean() if (labels == c).any() else np.nan for c in range(6)]
     np.testing.assert_allclose(class_accuracies(scores, labels, unseen, tau), shares)
+
+
+def test_a_tau_is_written_with_three_digits_in_any_units():
+    taus = {4.0984: "+4.10", -0.001234: "-0.00123", 0.4: "+0.400", 123.4: "+123", -1e-7: "-1.00e-07", 0.0: "+0.00"}
+    assert {tau: metrics.tau_text(tau) for tau in taus} == taus
+    row = {"epoch": 3, "U": 1.0, "S": 2.0, "H": 1.25, "tau": -0.001234}
+    assert describe(row).endswith("H 1.2 at tau -0.00123")

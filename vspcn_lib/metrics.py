@@ -180,6 +180,11 @@ def flips(scores: Any, labels: Any, unseen: Any) -> pd.DataFrame:
     return found[won | lost].sort_values("margin", kind="stable", ignore_index=True)
 
 
+def tau_text(tau: float) -> str:
+    """A tau with its sign and three digits, whatever the units of its scores: +4.10, -0.00123, +123."""
+    return f"{tau:+#.3g}".removesuffix(".")
+
+
 def best_tau(sweep: pd.DataFrame) -> float:
     """The tau of the highest H in a `tau_sweep` (the smallest of equals)."""
     return float(sweep["tau"].iloc[int(sweep["H"].to_numpy().argmax())])

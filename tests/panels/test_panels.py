@@ -21,8 +21,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import entropy
 
 from vspcn_lib import metrics
 from vspcn_lib.config import Config, ConfigError, as_dict, update
@@ -406,11 +409,42 @@ def test_calibration_names_who_wins_and_who_loses():
          "tau": np.array(0.0), "class_names": np.array(["Red_bird", "Grey_bird", "Blue_bird"])}
     panel = calibration_panel({"one": r})
     assert "win most: none; lose most: none" in panel.text
-    assert "win most: Blue bird +100; lose most: Red bird -100, Grey bird -100" in panel.set(tau=1.5).text
+    assert "win most: Blue bird +100; lose most: Red bird -100, Grey bird -100" in panel.set(tau=1.01).text
     marks = panel.result["marks"]
     assert marks["validation"] == metrics.gzsl_metrics(r["scores"], r["labels"], r["unseen"], 0.0)
-    assert marks["oracle"].H == max(panel.at(tau=t)["at"].H for t in (-1.5, 0.0, 0.5, 1.5))
-    assert "class 2" in calibration_panel({"old": {k: v for k, v in r.items() if k != "class_names"}}).set(tau=1.5).text
+    assert marks["oracle"].H == max(panel.at(tau=t)["at"].H for t in (-1.01, 0.0, 0.5, 1.01))
+    old = calibration_panel({"old": {k: v for k, v in r.items() if k != "class_names"}})
+    assert "class 2" in old.set(tau=1.01).text
+
+
+@pytest.mark.parametrize("units", [1.0, 1e-3, 400.0])
+def test_the_panel_opens_at_the_runs_own_numbers_whatever_the_units_of_its_scores(units):
+    r = _scores(np.random.default_rng(5))
+    r["scores"] = units * np.exp(r["scores"]) / np.exp(r["scores"]).sum(1, keepdims=True)  # probabilities, as ZSLViT's
+    triple = r["scores"], r["labels"], r["unseen"]
+    margins = np.sort(metrics.flips(*triple)["margin"].unique())
+    closest = np.diff(margins).argmin()
+    r["tau"] = margins[closest] + 0.4 * (margins[closest + 1] - margins[closest])  # in the shortest step of all
+    panel, own = calibration_panel({"one": r}), metrics.gzsl_metrics(*triple, float(r["tau"]))
+    assert panel.state.tau == r["tau"] and panel.result["at"] == own == panel.result["marks"]["validation"]
+    line, view = panel.view.curve.lines[0], panel.view.curve
+    row = np.searchsorted(line["at"], view.at) - 1  # where the browser puts the point
+    assert (line["x"][row], line["y"][row]) == pytest.approx((own.U, own.S), abs=1e-3)
+    slider, reach = panel.controls["tau"], abs(margins).max()
+    assert slider.min < -reach and reach < slider.max <= 1.02 * reach
+    assert 400 <= (slider.max - slider.min) / slider.step <= 1005
+    assert f"one, tau {metrics.tau_text(r['tau'])}: U {own.U:.2f}" in panel.text
+    for tau, expected in ((slider.min, 0.0), (slider.max, own.CZSL)):
+        assert panel.at(tau=tau)["at"].U == expected
+
+
+@settings(deadline=None)
+@given(st.floats(1e-9, 1e9))
+def test_a_slider_reaches_beyond_its_range_in_a_few_hundred_round_steps(reach):
+    slider = Slider.beyond("tau", reach)
+    assert slider.low == -slider.high and reach < slider.high <= reach + 1.001 * slider.step
+    assert 399.99 <= 2 * reach / slider.step <= 1000.01 and f"{slider.step:.0e}"[0] in "125"
+    assert slider.parse(f"{slider.high!r}") == slider.high and Slider.beyond("tau", 0.0).high > 1
 
 
 @pytest.fixture
@@ -562,6 +596,8 @@ def test_attention_maps_are_distributions_and_words_come_from_strong_fusion(worl
     deep = parts.compute(Look(1, 4, "semantic", 0))
     word, weight = deep["words"][0]
     assert f"attends to: {word} {weight:.2f}" in parts.describe(Look(1, 4, "semantic", 0), deep)
+    even = entropy(deep["map"].ravel(), base=deep["map"].size)
+    assert f"; spread {even:.2f} (1: even)" in parts.describe(Look(1, 4, "semantic", 0), deep)
     assert [len(row) for row in parts.alike] == [3] * 4 and parts.alike[1] == [None] * 3
     state = Look(1, 4, "semantic", 1)
     grid = parts.compute(state)["grid"]
@@ -765,7 +801,10 @@ def test_pictures_of_a_benchmark_are_drawn(tiny_folder):
 def test_lines_beyond_the_sixth_are_drawn_and_differ():
     assert len({tuple(plots.line(i).values()) for i in range(24)}) == 24
     sweep = metrics.tau_sweep(*[_scores(np.random.default_rng(0))[k] for k in ("scores", "labels", "unseen")])
-    ax = plots.seen_unseen_curve({f"run {i}": sweep for i in range(8)}, {f"run {i}": 0.0 for i in range(8)})
+    results = {f"run {i}": {"U": 10.0 + i, "S": 20.0} for i in range(8)}
+    ax = plots.seen_unseen_curve({name: sweep for name in results}, results)
+    dots = [(*line.get_xdata(), *line.get_ydata()) for line in ax.get_lines() if line.get_marker() == "o"]
+    assert dots == [(r["U"], r["S"]) for r in results.values()]  # whatever tau a middle of a step is nearest to
     assert len(ax.get_legend().get_texts()) == 8
     inside = [t for t in ax.texts if t.get_text().startswith("H ")]
     limit = ax.get_xlim()[1]

@@ -11,8 +11,10 @@ from vspcn_lib.config import Config, update
 from vspcn_lib.panels.curves import AlphaView, TrainingView
 from vspcn_lib.panels.fields import Slider
 from vspcn_lib.panels.trained import AlphaProbe, Alphas
-from vspcn_lib.panels.training import RetrainPanel, TrainingPanel
+from vspcn_lib.panels.training import RetrainPanel, TrainingPanel, epoch_steps
 from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.train import run
+from vspcn_lib.views.curves import draw_curves, read_curves
 
 
 @pytest.fixture
@@ -55,11 +57,56 @@ def test_curves_show_parts_and_the_border_of_the_phases():
     view = TrainingView()
     steps = pd.DataFrame({"phase": ["select", "select", "final"], "step": [0, 1, 0], "cls": [3.0, 2.0, 1.0],
                           "total": [4.0, 3.0, 2.0], "lr": 0.1, "norm": 1.0, "time": [0.0, 1.0, 2.0]})
-    epochs = pd.DataFrame({"epoch": [1], "U": [10.0], "S": [20.0], "H": [13.3]})
+    epochs = pd.DataFrame({"phase": ["select"], "epoch": [1], "U": [10.0], "S": [20.0], "H": [13.3]})
     view.show(steps, epochs, {"before": steps})
     assert [line["name"] for line in view.losses.lines] == ["cls", "total", "before"]
     assert view.losses.lines[0]["y"] == [3.0, 2.0, 1.0] and view.losses.rules == [2.5]
     assert [line["name"] for line in view.validation.lines] == ["U", "S", "H"]
+    assert not any(line["thin"] for line in view.validation.lines)
+
+
+FOLDED = (pd.DataFrame({"phase": ["select"] * 4 + ["select 2"] * 4 + ["select 3"] * 2, "total": np.arange(10.0)}),
+          pd.DataFrame({"phase": ["select"] * 2 + ["select 2"] * 2 + ["select 3"], "epoch": [1, 2, 1, 2, 1],
+                        **{k: np.arange(5.0) + i for i, k in enumerate("USH")}}))
+
+
+def test_every_fold_of_the_selection_is_a_line_of_its_own_and_none_is_the_retrain():
+    steps, epochs = FOLDED
+    view, figure = TrainingView(), draw_curves(steps, epochs)
+    view.show(steps, epochs, {})
+    assert view.losses.rules == [4.5, 8.5]
+    losses, validation = figure.axes
+    assert [t.get_text().strip() for t in losses.texts] == ["selection, fold 2", "selection, fold 3"]
+    drawn = [(line.get_color(), list(line.get_xdata()), list(line.get_ydata())) for line in validation.get_lines()]
+    live = [(line["colour"], line["x"], line["y"]) for line in view.validation.lines]
+    expected = {(k, f): (epochs.loc[rows, "epoch"].tolist(), epochs.loc[rows, k].tolist())
+                for k in "USH" for f, rows in enumerate(([0, 1], [2, 3], [4]))}
+    for found in (drawn, live):
+        assert sorted((x, y) for _, x, y in found) == sorted(expected.values())
+        assert len({colour for colour, _, _ in found}) == 3
+    assert [t.get_text() for legend in figure.legends for t in legend.get_texts()] == ["total", "U", "S", "H"]
+    assert [line["name"] for line in view.validation.lines if not line["thin"]] == ["U", "S", "H"]
+    whole = pd.concat([steps, pd.DataFrame({"phase": ["final"] * 3, "total": [1.0] * 3})], ignore_index=True)
+    view.show(whole, epochs, {})
+    assert view.losses.rules == [4.5, 8.5, 10.5]
+    assert draw_curves(whole, epochs).axes[0].texts[-1].get_text() == " retrain on trainval"
+
+
+def test_progress_counts_the_steps_of_every_fold(world, tmp_path):
+    config = update(world.config, {"train": {"folds": 3, "epochs": 2, "batch_size": 4}})
+    work = replace(world, config=config)
+    panel = TrainingPanel(config, tmp_path / "run")
+    assert "on each of 3 draws of validation classes" in panel.numbers.value
+    panel._epoch_steps = epoch_steps(work)
+    steps = FOLDED[0].assign(time=0.0)
+    assert "  ·  selection, fold 3  ·  " in panel.progress(steps)
+    assert "  ·  retrain on trainval  ·  " in panel.progress(steps.assign(phase="final"))
+    result = run(config, tmp_path / "run", work=work)
+    trained = read_curves(tmp_path / "run")[0]
+    assert trained["phase"].nunique() == 4 and result["H"] >= 0
+    assert f"step {len(trained)} of {len(trained)}  ·  retrain" in panel.progress(trained)
+    half = trained[trained["phase"] == "select"]
+    assert panel._share(half) == pytest.approx(len(half) / len(trained))
 
 
 def test_a_first_answer_is_that_of_few_images_and_curves_fill_in(world):

@@ -180,4 +180,5 @@ def test_the_report_shows_every_deep_block_and_every_intervention(work, model):
                if name.split()[-1] in ("spread", "differs") or "between" in name)
     text = shown.text(found)
     assert all(path in text for path in model.paths()) and "output removed" in text
-    assert len(shown.paths_figure(found).axes) == 3
+    axes = shown.paths_figure(found).axes
+    assert len(axes) == 3 and "image pairs across classes" in axes[2].get_ylabel()

@@ -1,7 +1,10 @@
 """The three numbers on synthetic features, against SciPy's matrix root and loops."""
 
+from copy import copy
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
@@ -116,6 +119,18 @@ def test_the_panel_shows_one_class_and_the_recorded_curve(opened):
     table = parts.table(state, result).set_index("class")
     assert table.loc[state.kind, "to its real mean"] == result["own"]["own"] and len(table) == len(parts.names) + 2
     assert table.iloc[:-2].mean().tolist() == pytest.approx(table.loc["mean of these classes"].tolist())
+
+
+def test_an_unseen_class_without_test_images_is_left_out_of_the_comparison(opened):
+    first, *rest = opened.work.bench.unseen_classes.tolist()
+    bare, there = copy(opened), opened.labels != first
+    bare.labels, bare.real = opened.labels[there], opened.real[torch.from_numpy(there)]
+    found, whole = bare.drawn(4), opened.drawn(4)
+    assert list(found) == rest and all((found[c] == whole[c]).all() for c in rest)
+    parts = Generated(bare, each=3)
+    assert list(parts.quality) == rest and len(parts.names) == 2
+    assert all(np.isfinite([*q.values()]).all() for q in parts.quality.values())
+    assert len(parts.layout) == len(parts.labels) == 2 * 2 * 3
 
 
 def test_a_finished_generation_is_not_made_again(opened):

@@ -12,8 +12,8 @@ from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.train import run
 from vspcn_lib.views import embeddings
-from vspcn_lib.views.capture import prompt_attention
-from vspcn_lib.views.peers import region_attention, shared, spread
+from vspcn_lib.views.capture import evenness, prompt_attention
+from vspcn_lib.views.peers import region_attention, shared
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_attributes_look_where_the_equations_say(world):
 
 def test_what_two_maps_share_and_how_even_one_is():
     even, one = np.full((2, 2), 0.25), np.array([[1.0, 0], [0, 0]])
-    assert spread(even) == pytest.approx(1) and spread(one) == 0
+    assert evenness(even) == pytest.approx(1) and evenness(one) == 0
     assert shared(even, even) == 1 and shared(even, one) == 0.25 and shared(one, one[::-1]) == 0
 
 
@@ -70,6 +70,8 @@ def test_the_panel_shows_both_methods_on_the_same_image(world):
     np.testing.assert_allclose(result["theirs"], region_attention(peer, images).maps[0, third], atol=1e-6)
     every = parts.compute(Beside(2, "cls", 0))
     assert every["attribute"] is None and every["theirs"].sum() == pytest.approx(1)
+    said = parts.describe(Beside(2, "cls", 0), every)
+    assert f"VSPCN {evenness(every['ours']):.2f}, MSDN {evenness(every['theirs']):.2f}" in said
     assert "weighted by those of the class" in parts.describe(Beside(2, "cls", 0), every)
     assert len(parts.draw(state, result).axes) == 4
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from world import make_config, make_folder, make_vit
 
-from vspcn_lib.metrics import gzsl_metrics
+from vspcn_lib.metrics import gzsl_metrics, tau_sweep, tau_text
 from vspcn_lib.panels.calibration import landing_panel
 from vspcn_lib.runs.calibration import NAMES
 from vspcn_lib.runs.workspace import Workspace
@@ -36,13 +36,16 @@ def test_the_story_tells_the_taus_of_the_run_itself(work, tmp_path):
 def test_the_panel_says_where_a_tau_lands(work, tmp_path):
     story = read_story(write_story(work, tmp_path / "story.npz"))
     panel = landing_panel(story)
+    best = story.selection.at(panel.state.tau)
+    sweep = tau_sweep(story.selection.scores, story.selection.labels, story.selection.unseen)
+    assert best.H == pytest.approx(sweep["H"].max()) and f"H {best.H:.1f}" in panel.text.splitlines()[0]
     panel.set(tau=0.5, calibrator="median-shift")
     tau = story.landing("median-shift", 0.5)
     s, h = story.selection, story.held
     seen = ~s.unseen[s.labels]
     assert tau == pytest.approx(0.5 - np.median(s.margins[seen]) + np.median(h.margins), abs=1e-6)
     H = gzsl_metrics(story.test.scores, story.test.labels, story.test.unseen, tau).H
-    assert f"median-shift tau {tau:+.2f}" in panel.text and f"H {H:.1f}, " in panel.text
+    assert f"median-shift tau {tau_text(tau)}" in panel.text and f"H {H:.1f}, " in panel.text
     assert "not a result" in panel.text
     figure = draw_story(story, 0.5, "median-shift")
     bars = figure.axes[2]

@@ -23,7 +23,7 @@ HELP = """usage: python -m vspcn_lib COMMAND [options]      (COMMAND --help list
   sweep                search settings on validation classes (Optuna); several machines can share a study
   calibrate            compare the calibrators of tau by nested validation inside trainval
   evaluate RUN         the metrics of a finished run, from its saved score matrix
-  paths RUN            what each path of a finished run is worth: its output or attention replaced, block by block
+  paths RUN            what each path of a finished run is worth: its output or attention replaced in all blocks
   predict RUN IMAGE... top classes of photos, with the attributes that speak for each
   data fetch NAME      download, check and unpack cub, sun or awa2
   data verify NAME     what is there, what is missing; ready only after every comparison (also of your own folder)

@@ -42,7 +42,8 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Paths:
-    """What each path of a finished run is worth: prompts, attention, bias and adapter, image by image."""
+    """What each path of a finished run is worth: its output or attention replaced in all blocks at once; and block by
+    block how long tokens are and how far attention spreads."""
 
     run: RunArgument
     """folder of the run"""

@@ -23,7 +23,7 @@ from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots
-from vspcn_lib.views.capture import attention_maps, vit_attention
+from vspcn_lib.views.capture import attention_maps, evenness, vit_attention
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ class Attention:
     def describe(self, state: Look, result: dict[str, Any]) -> str:
         """The centre of the map, how concentrated it is, the words with their weights, and which prompt that is."""
         m = result["map"]
-        entropy = -(m * np.log(np.maximum(m, 1e-12))).sum() / np.log(m.size)
         y, x = np.unravel_index(m.argmax(), m.shape)
         name = self.name(state.image)
-        lines = [f"{name}; strongest patch: row {y + 1}, column {x + 1} of {len(m)}; spread {entropy:.2f} (1: even)"]
+        where = f"row {y + 1}, column {x + 1} of {len(m)}"
+        lines = [f"{name}; strongest patch: {where}; spread {evenness(m):.2f} (1: even)"]
         if result["words"]:
             lines.append("attends to: " + ", ".join(f"{word} {weight:.2f}" for word, weight in result["words"][:5]))
         if state.stream == "cls" and state.prompt >= 0:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from threading import Event
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vspcn_lib.metrics import tau_text
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider
 from vspcn_lib.runs.calibration import NAMES
@@ -41,17 +41,17 @@ class Landing:
         """Validation numbers at this tau, and the test numbers where the calibrator puts it."""
         v, rows = self.story.selection.at(state.tau), result.set_index("calibrator")
         own, best = rows.loc[state.calibrator], rows.loc["oracle"]
-        return (f"selection, tau {state.tau:+.2f}: U {v.U:.1f}  S {v.S:.1f}  H {v.H:.1f}\n"
-                f"final model, {state.calibrator} tau {own['tau']:+.2f}: U {own['U']:.1f}  S {own['S']:.1f}  "
-                f"H {own['H']:.1f}, {own['gap']:.1f} points below the oracle's ({best['tau']:+.2f}, chosen on test "
-                "labels: not a result)")
+        return (f"selection, tau {tau_text(state.tau)}: U {v.U:.1f}  S {v.S:.1f}  H {v.H:.1f}\n"
+                f"final model, {state.calibrator} tau {tau_text(own['tau'])}: U {own['U']:.1f}  S {own['S']:.1f}  "
+                f"H {own['H']:.1f}, {own['gap']:.1f} points below the oracle's ({tau_text(best['tau'])}, chosen on "
+                "test labels: not a result)")
 
 
 def landing_panel(story: Story) -> Panel:
     """Starts at the tau of the best validation H and the default calibrator."""
-    parts, start = Landing(story), round(story.selection.best, 2)
-    span = float(np.ceil(max(abs(story.selection.margins).max(), abs(start))))
+    parts, start = Landing(story), story.selection.best
     return Panel("What a calibrator carries over", Carried("consensus", start),
                  [Choice("calibrator", tuple(NAMES)),
-                  Slider("tau", -span, span, 0.05, "of selection, added to the validation classes' scores")],
+                  Slider.beyond("tau", max(abs(story.selection.margins).max(), abs(start)),
+                                "of selection, added to the validation classes' scores")],
                  parts.compute, parts.draw, parts.describe, source={"images": {"test": len(story.test.labels)}})

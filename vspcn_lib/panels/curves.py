@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from vspcn_lib.panels.live.curve import Curve
 from vspcn_lib.panels.live.picture import Picture
 from vspcn_lib.views import gallery, plots
-from vspcn_lib.views.curves import LOG
+from vspcn_lib.views.curves import LOG, borders, folds
 
 WRAPPED = {"flex_flow": "row wrap"}
 
@@ -57,7 +57,7 @@ class AlphaView:
 
 
 class TrainingView:
-    """Loss parts by step, and validation U, S, H by epoch, as they come."""
+    """Loss parts by step, and validation U, S, H by epoch, as they come; later folds as thin lines."""
 
     def __init__(self) -> None:
         self.losses = Curve(width=460, height=290, axes=["step", "loss part"], names=["step", "loss", ""],
@@ -72,14 +72,13 @@ class TrainingView:
         lines = [_line(part, i, [*range(1, len(steps) + 1)], steps[part]) for i, part in enumerate(parts)]
         lines += [_line(name, i + len(parts), [*range(1, len(old) + 1)], old["total"])
                   for i, (name, old) in enumerate(earlier.items()) if len(old)]
-        border = int((steps["phase"] == "select").sum()) if len(steps) else 0
         with self.losses.hold_sync():
             self.losses.lines = lines
-            self.losses.rules = [border + 0.5] if 0 < border < len(steps) else []
+            self.losses.rules = [border + 0.5 for border in borders(steps)]
             self.losses.said = "" if lines else "no step yet: press Start"
         if len(epochs):
-            self.validation.lines = [{**_line(n, i, epochs["epoch"].tolist(), epochs[n]), "dots": True}
-                                     for i, n in enumerate("USH")]
+            self.validation.lines = [{**_line(n, i, rows["epoch"].tolist(), rows[n]), "dots": True, "thin": fold > 0}
+                                     for fold, rows in enumerate(folds(epochs)) for i, n in enumerate("USH")]
 
 
 def _line(name: str, i: int, x: list[float], y: pd.Series) -> dict[str, Any]:

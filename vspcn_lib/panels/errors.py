@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from vspcn_lib.metrics import tau_text
 from vspcn_lib.panels.checks import PanelError
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider
@@ -123,7 +124,7 @@ class Errors:
     def describe(self, state: Wrong, result: dict[str, Any]) -> str:
         """How many mistakes of each kind; the image looked at, its best classes and the attributes that spoke."""
         counts = ", ".join(f"{kind} {len(rows)}" for kind, rows in self.of.items() if kind != "all")
-        lines = [f"{len(self.order)} of {len(self.labels)} test images are wrong at tau {self.tau:+.2f}: {counts}"]
+        lines = [f"{len(self.order)} of {len(self.labels)} test images are wrong at tau {tau_text(self.tau)}: {counts}"]
         if (looked := result["looked"]) is not None:
             row = looked["row"]
             lines.append(f"true class: {self.names[self.labels[row]]}, {self.margin[row]:.2f} below the winner")
@@ -142,7 +143,6 @@ class ErrorView:
     def __init__(self, parts: Errors) -> None:
         self.parts = parts
         pictures, columns = atlas((parts.work.pixels[parts.indices[r]] for r in parts.order), len(parts.order))
-        self.place = {int(r): i for i, r in enumerate(parts.order)}
         self.gallery = Thumbs(title="wrong images", atlas=pictures, columns=columns, names=parts.names, shown=64,
                               wide=130, height=300, unseen=parts.bench.unseen_mask.tolist())
         self.bars = Bars(width=900, height=200, digits=0, groups=["of seen classes", "of unseen classes"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,16 @@ class Slider:
     high: float
     step: float
     help: str = ""
+
+    @classmethod
+    def beyond(cls, name: str, reach: float, help: str = "") -> Slider:
+        """From a step below -`reach` to a step above it, the step 1, 2 or 5 of a decimal place: 400 to 1000 in all."""
+        reach = float(reach) or 1.0
+        most = reach / 200
+        place = math.floor(math.log10(most))
+        step = max((s for s in (float(f"{n}e{place}") for n in (1, 2, 5)) if s <= most), default=10.0**place)
+        end = round((math.floor(reach / step * (1 + 1e-12)) + 1) * step, 12 - place)  # 1e-12: 250 steps, not 249.99...
+        return cls(name, -end, end, step, help)
 
     def parse(self, entered: Any) -> float:
         """The number that was `entered`. Raises ValueError with a sentence that says what to enter."""

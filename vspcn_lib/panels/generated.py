@@ -39,13 +39,13 @@ class Generated:
 
     def __init__(self, opened: Opened, each: int = 30) -> None:
         bench = opened.work.bench
-        self.classes, self.result = bench.unseen_classes, opened.result
+        self.classes, self.result = opened.tested, opened.result
         self.names = [plots.plain_name(bench.class_names[c]) for c in self.classes]
         self.curve = validation_curve(opened.selection)
         self.best = opened.selection["best"]["samples"]
         rows = [np.flatnonzero(opened.labels == c)[:each] for c in self.classes]
         real = opened.real.numpy()[np.concatenate(rows)]
-        drawn = opened.sample(self.classes, each)
+        drawn = np.stack(list(opened.drawn(each).values()))
         self.labels = np.concatenate([np.repeat(np.arange(len(rows)), [len(r) for r in rows]),
                                       np.repeat(np.arange(len(rows)), each)])
         self.synthetic = np.arange(len(self.labels)) >= len(real)

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from vspcn_lib import metrics
 from vspcn_lib.methods.msdn import MSDN
 from vspcn_lib.model import VSPCN
-from vspcn_lib.panels.checks import PanelError, images_in, prompted
-from vspcn_lib.panels.checks import spread as spread_out
+from vspcn_lib.panels.checks import PanelError, images_in, prompted, spread
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider
 from vspcn_lib.panels.keeping import named
@@ -27,9 +26,9 @@ from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.views import plots
-from vspcn_lib.views.capture import prompt_attention
+from vspcn_lib.views.capture import evenness, prompt_attention
 from vspcn_lib.views.found import Found, swept
-from vspcn_lib.views.peers import region_attention, shared, spread
+from vspcn_lib.views.peers import region_attention, shared
 
 
 # ---- seen-unseen curves ---
@@ -70,7 +69,7 @@ class Curves:
         """All curves, the chosen one thick; dots at the tau chosen without test images, stars at the oracle's."""
         figure = Figure(figsize=(5.6, 6.2), layout="constrained")
         axes = figure.subplots()
-        plots.seen_unseen_curve(self.sweeps, dict(zip(self.numbers["run"], self.numbers["tau"], strict=True)), axes)
+        plots.seen_unseen_curve(self.sweeps, {n: r["result"] for n, r in self.records.items()}, axes)
         for line in axes.get_lines():
             line.set_linewidth(2.6 if line.get_label() == state.run else 1.2)
         return figure
@@ -78,8 +77,9 @@ class Curves:
     def describe(self, state: Chosen, result: dict[str, Any]) -> str:
         """The numbers of the chosen run, and the order of all by AUSUC."""
         order = self.numbers.sort_values("AUSUC", ascending=False)
-        return ("{run}: tau {tau:+.2f}, U {U:.1f}  S {S:.1f}  H {H:.1f}; oracle H {oracle H:.1f}, {gap:.1f} points "
-                "above it (chosen on test labels: not a result); AUSUC {AUSUC:.3f}\n".format(**result)
+        tau = metrics.tau_text(result["tau"])
+        return ("{run}: tau {}, U {U:.1f}  S {S:.1f}  H {H:.1f}; oracle H {oracle H:.1f}, {gap:.1f} points "
+                "above it (chosen on test labels: not a result); AUSUC {AUSUC:.3f}\n".format(tau, **result)
                 + "by AUSUC, which needs no tau: "
                 + "; ".join(f"{n} {a:.3f}" for n, a in zip(order["run"], order["AUSUC"], strict=True)))
 
@@ -93,15 +93,16 @@ class CurvesView:
 
     def __init__(self, parts: Curves) -> None:
         self.parts = parts
-        self.lines, marks = [], []
+        self.lines, self.own, marks = [], {}, []
         for i, (name, sweep) in enumerate(parts.sweeps.items()):
-            style, tau = plots.line(i), sweep["tau"].to_numpy()
+            style, r, taus = plots.line(i), parts.records[name]["result"], sweep["tau"].tolist()
+            # U and S of a result are those of one row alone; of its tau the sweep knows but the middles of the steps.
+            self.own[name] = int(np.hypot(sweep["U"] - r["U"], sweep["S"] - r["S"]).argmin())
+            taus[self.own[name]] = r["tau"]
             self.lines.append({"name": name, "colour": style["color"], "dash": style["linestyle"],
-                               "x": sweep["U"].round(2).tolist(), "y": sweep["S"].round(2).tolist(),
-                               "at": [-1e9, *((tau[1:] + tau[:-1]) / 2).round(4).tolist()]})
-            r = parts.records[name]["result"]
+                               "x": sweep["U"].round(2).tolist(), "y": sweep["S"].round(2).tolist(), "rows": taus})
             marks += [{"x": m["U"], "y": m["S"], "shape": shape, "line": name,
-                       "label": f"{name}, {which} tau {m['tau']:+.2f}: H {m['H']:.1f}"}
+                       "label": f"{name}, {which} tau {metrics.tau_text(m['tau'])}: H {m['H']:.1f}"}
                       for which, shape, m in (("own", "diamond", r), ("oracle", "star", r["oracle"]))]
         top = min(100.0, 1.05 * max(max(line["x"] + line["y"]) for line in self.lines))
         self.curve = Curve(lines=self.lines, marks=marks, harmonic=True, span={"x": [0, top], "y": [0, top]},
@@ -118,7 +119,7 @@ class CurvesView:
         """The point at the run's own tau, unless a click has put it elsewhere on this curve."""
         if self.curve.on != state.run:
             with self.curve.hold_sync():
-                self.curve.on, self.curve.at = state.run, float(result["tau"])
+                self.curve.on, self.curve.at = state.run, self.own[state.run]
 
 
 def curves_panel(runs: dict[str, Found | dict[str, Any]]) -> Panel:
@@ -150,7 +151,7 @@ class PeerAttention:
     def __init__(self, work: Workspace, ours: VSPCN, theirs: MSDN, took: dict[str, dict[int, str]],
                  images: int) -> None:
         self.work, self.ours, self.theirs, self.took, bench = work, ours, theirs, took, work.bench
-        self.indices = spread_out(bench.test_unseen, bench.labels[bench.test_unseen], images)
+        self.indices = spread(bench.test_unseen, bench.labels[bench.test_unseen], images)
         self.names = [plots.plain_name(n) for n in bench.class_names]
         self.words = [plots.plain_name(n) for n in bench.attribute_names]
         self._one = Lock()  # maps of VSPCN are read by hooks in the model itself
@@ -209,8 +210,9 @@ class PeerAttention:
         where = "weighted by those of the class" if result["attribute"] is None else (
             f"'{self.words[result['attribute']]}', number {1 + list(result['order']).index(result['attribute'])} of "
             f"{len(result['order'])} of the class by its part in the score")
-        return (f"{self.name(state)}; taken for: {said}\nspread (1: even): VSPCN {spread(result['ours']):.2f}, MSDN "
-                f"{spread(result['theirs']):.2f}; {100 * result['shared']:.0f} % of both maps lie in the same places\n"
+        ours, theirs = (evenness(result[side]) for side in ("ours", "theirs"))
+        return (f"{self.name(state)}; taken for: {said}\nspread (1: even): VSPCN {ours:.2f}, MSDN {theirs:.2f}; "
+                f"{100 * result['shared']:.0f} % of both maps lie in the same places\n"
                 f"MSDN's attributes: {where}")
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vspcn_lib import metrics
+from vspcn_lib.metrics import tau_text
 from vspcn_lib.panels.checks import PanelError
 from vspcn_lib.panels.controls import Panel
 from vspcn_lib.panels.fields import Choice, Slider, Steps, field_help, spelled
@@ -68,7 +69,7 @@ class Calibration:
             size = 6 if mark == "D" else 11
             curve.plot(m.U, m.S, mark, mfc="white", mec="black", ms=size, ls="", label=f"{name} tau")
         curve.set(xlim=(0, 100), ylim=(0, 100), xlabel="U, unseen accuracy (%)", ylabel="S, seen accuracy (%)",
-                  title=f"tau {state.tau:+.2f}:  U {at.U:.1f}   S {at.S:.1f}   H {at.H:.1f}")
+                  title=f"tau {tau_text(state.tau)}:  U {at.U:.1f}   S {at.S:.1f}   H {at.H:.1f}")
         curve.legend(loc="lower left", fontsize=8)
         unseen = self.runs[state.run]["unseen"]
         order = np.concatenate([np.flatnonzero(unseen), np.flatnonzero(~unseen)])
@@ -88,9 +89,9 @@ class Calibration:
         most = {"win": [c for c in order[::-1] if change[c] > 0], "lose": [c for c in order if change[c] < 0]}
         named = [f"{side} most: " + (", ".join(f"{names[c]} {change[c]:+.0f}" for c in found[:3]) or "none")
                  for side, found in most.items()]
-        return (f"{state.run}, tau {state.tau:+.2f}: U {at.U:.2f}  S {at.S:.2f}  H {at.H:.2f}  CZSL {at.CZSL:.2f}  "
-                f"AUSUC {result['AUSUC']:.3f}\nvalidation tau {result['validation']:+.2f}, "
-                f"oracle tau {result['oracle']:+.2f} (chosen on test labels: not a result)\n"
+        return (f"{state.run}, tau {tau_text(state.tau)}: U {at.U:.2f}  S {at.S:.2f}  H {at.H:.2f}  "
+                f"CZSL {at.CZSL:.2f}  AUSUC {result['AUSUC']:.3f}\nvalidation tau {tau_text(result['validation'])}, "
+                f"oracle tau {tau_text(result['oracle'])} (chosen on test labels: not a result)\n"
                 + "; ".join(named))
 
 
@@ -99,7 +100,8 @@ class Calibration:
         r = self.runs[state.run]
         found = pd.DataFrame({"class": self.names[state.run], "side": np.where(r["unseen"], "unseen", "seen"),
                               "test images": np.bincount(r["labels"], minlength=len(r["unseen"])),
-                              "accuracy at tau 0": result["plain"], f"accuracy at tau {state.tau:+.2f}": result["now"],
+                              "accuracy at tau 0": result["plain"],
+                              f"accuracy at tau {tau_text(state.tau)}": result["now"],
                               "change": result["now"] - result["plain"]})
         return found[found["test images"] > 0].reset_index(drop=True)
 
@@ -112,7 +114,7 @@ class CalibrationView:
         self.flips = {n: metrics.flips(r["scores"], r["labels"], r["unseen"]) for n, r in parts.runs.items()}
         lines = [self._line(n, **plots.line(i)) for i, n in enumerate(parts.runs)]
         marks = [{"x": m.U, "y": m.S, "shape": {"validation": "diamond", "oracle": "star"}[which], "line": n,
-                  "label": f"{n}, {which} tau {parts.fixed[n][which]:+.2f}: H {m.H:.1f}"}
+                  "label": f"{n}, {which} tau {tau_text(parts.fixed[n][which])}: H {m.H:.1f}"}
                  for n in parts.runs for which, m in parts.fixed[n]["marks"].items()]
         top = min(100.0, 1.05 * max(max(line["x"] + line["y"]) for line in lines))
         self.curve = Curve(lines=lines, marks=marks, harmonic=True, span={"x": [0, top], "y": [0, top]},
@@ -136,7 +138,7 @@ class CalibrationView:
         u, s = (np.cumsum([first, *np.bincount(step, np.where(mine, worth, 0.0), len(margin))])
                 for first, mine in ((start.U, r["unseen"][label]), (start.S, ~r["unseen"][label])))
         return {"name": name, "colour": color, "dash": linestyle, "x": u.round(3).tolist(), "y": s.round(3).tolist(),
-                "at": [-1e9, *margin.round(6).tolist()]}
+                "at": [-1e9, *margin.tolist()]}
 
     def _lowest(self, name: str) -> float:
         """A tau below every margin: no image is called unseen."""
@@ -177,13 +179,13 @@ def calibration_panel(runs: dict[str, dict[str, np.ndarray]]) -> Panel:
         raise PanelError("there is no run to calibrate: give a name and its scores, such as {'mine': "
                          "RunFolder(Path('outputs/mine')).scores()}")
     parts, first = Calibration(runs), next(iter(runs))
-    span = float(np.ceil(max(max(s["tau"].abs().max(), abs(float(runs[n]["tau"]))) for n, s in parts.sweeps.items())))
+    view, own = CalibrationView(parts), {n: float(r["tau"]) for n, r in runs.items()}
+    reach = max([*map(abs, own.values()), *(f["margin"].abs().max() for f in view.flips.values() if len(f))])
     source = {n: {"scores": hashlib.sha256(np.ascontiguousarray(r["scores"]).tobytes()).hexdigest()}
               for n, r in runs.items()}
-    controls = Choice("run", tuple(runs)), Slider("tau", -span, span, 0.05, "added to every unseen class's score")
-    return Panel("Calibration", Tau(first, round(float(runs[first]["tau"]), 2)),
-                 list(controls), parts.compute, parts.draw, parts.describe, source=source,
-                 view=CalibrationView(parts), table=parts.table)
+    controls = Choice("run", tuple(runs)), Slider.beyond("tau", reach, "added to every unseen class's score")
+    return Panel("Calibration", Tau(first, own[first]), list(controls), parts.compute, parts.draw, parts.describe,
+                 source=source, view=view, table=parts.table)
 
 
 # ---- a recorded sweep ---

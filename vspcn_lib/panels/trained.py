@@ -143,7 +143,7 @@ class AlphaProbe:
         at = result["at"]
         return (f"alpha_v {state.alpha_v:.2f}  alpha_s {state.alpha_s:.2f}  alpha_a {state.alpha_a:.2f}: "
                 f"U {at.U:.1f}  S {at.S:.1f}  H {at.H:.1f} ± {result['error']:.1f} (standard error) on "
-                f"{result['images']} test images, tau {self.tau:+.2f}")
+                f"{result['images']} test images, tau {metrics.tau_text(self.tau)}")
 
 
 def alpha_panel(run: Path | str, images: int = 64) -> Panel:

@@ -15,13 +15,13 @@ from vspcn_lib.panels.controls import heard, show, spoken
 from vspcn_lib.panels.curves import TrainingView, earlier_runs
 from vspcn_lib.panels.fields import Slider
 from vspcn_lib.panels.keeping import project_outputs
-from vspcn_lib.runs.calibration import calibration_share, hold_out
+from vspcn_lib.runs.calibration import calibration_share, class_folds, hold_out
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.presets import preset
 from vspcn_lib.train import Interrupted, run, selection_split, thin
 from vspcn_lib.views import plots
-from vspcn_lib.views.curves import draw_curves, read_curves
+from vspcn_lib.views.curves import draw_curves, phase_name, read_curves
 
 
 class TrainingPanel:
@@ -115,12 +115,13 @@ class TrainingPanel:
         t, d = self.config.train, self.config.data
         if not len(steps):
             thinned = f", at most {d.images_per_class} images a class" if d.images_per_class else ""
+            drawn = f"each of {t.folds} draws of validation classes" if t.folds > 1 else "validation classes"
             return (f"{d.benchmark} at {d.size} px{thinned}: up to {t.epochs} epochs of batches of {t.batch_size} to "
-                    f"choose the epoch on validation classes, as many again on all training classes, then the test "
+                    f"choose the epoch on {drawn}, as many again on all training classes, then the test "
                     f"images once; kept in {self.out.name}")
         last = steps.iloc[-1]
         said = [f"step {len(steps)}" + (f" of {whole}" if (whole := self._whole()) else ""),
-                "selection" if last["phase"] == "select" else "retrain on trainval", f"loss {last['total']:.3f}"]
+                phase_name(last["phase"]), f"loss {last['total']:.3f}"]
         took = steps["time"].diff().tail(12).median() if "time" in steps and len(steps) > 2 else float("nan")
         if took > 0:
             said.append(f"{t.batch_size * t.accumulate / took:.0f} images/s")
@@ -129,7 +130,7 @@ class TrainingPanel:
         return "  ·  ".join(said)
 
     def _whole(self) -> int:
-        """Optimiser steps of both phases; the retrain takes at most as many epochs as the selection. 0: not known."""
+        """Optimiser steps of selection and retrain, which takes at most as many epochs as a fold. 0: not known."""
         if self._epoch_steps is None:
             return 0
         select, final = self._epoch_steps
@@ -138,7 +139,7 @@ class TrainingPanel:
         return select * epochs + final * (selected["best"]["epoch"] if selected else epochs)
 
     def _share(self, steps: pd.DataFrame) -> float:
-        """Steps done, of all steps of both phases."""
+        """Steps done, of all steps of selection and retrain."""
         whole = self._whole()
         return min(0.99, len(steps) / whole) if whole and len(steps) else 0.0
 
@@ -194,12 +195,16 @@ class RetrainPanel(TrainingPanel):
 
 
 def epoch_steps(work: Workspace) -> tuple[int, int]:
-    """Optimiser steps of one epoch of the selection and of the retrain; a last batch of one image makes none."""
+    """Optimiser steps of one epoch of the selection, of all its folds together, and of one epoch of the retrain.
+
+    A last batch of one image makes none.
+    """
     t, bench, most = work.config.train, work.bench, work.config.data.images_per_class
-    select, final = (thin(bench, i, most, t.seed) for i in (selection_split(bench, t.held_out, t.seed)[0],
-                                                            bench.trainval))
-    final, _ = hold_out(bench, final, calibration_share(t), t.seed)  # these set tau, no step is made on them
-    return tuple(math.ceil((len(i) + t.batch_size - 2) // t.batch_size / t.accumulate) for i in (select, final))
+    final, _ = hold_out(bench, thin(bench, bench.trainval, most, t.seed), calibration_share(t), t.seed)  # held: for tau
+    inner = [thin(fold, selection_split(fold, t.held_out, t.seed)[0], most, t.seed)
+             for fold in class_folds(bench, t.folds, t.seed)]
+    *each, last = (math.ceil((len(i) + t.batch_size - 2) // t.batch_size / t.accumulate) for i in (*inner, final))
+    return sum(each), last
 
 
 def demo_run(name: str = "birdlets") -> Path:

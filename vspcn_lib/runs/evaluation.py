@@ -78,7 +78,8 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
 
 def describe(row: dict[str, float]) -> str:
     """One line on a validation epoch."""
-    return "  epoch {epoch}: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau {tau:+.2f}".format(**row)
+    tau = metrics.tau_text(row["tau"])
+    return "  epoch {epoch}: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau {}".format(tau, **row)
 
 
 def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo: np.ndarray,

@@ -111,7 +111,8 @@ def _histogram(ax: Axes, margins: dict[str, np.ndarray], bins: np.ndarray, lines
         ax.hist(values, bins, density=True, alpha=0.45, color=colour, label=f"{name} ({len(values)})")
     for i, (name, (tau, style)) in enumerate(lines.items()):
         ax.axvline(tau, color="black", ls=style, lw=1.5)
-        ax.text(tau, 0.72 - 0.08 * i, f" {name} {tau:+.2f}", transform=ax.get_xaxis_transform(), va="top", fontsize=8)
+        ax.text(tau, 0.72 - 0.08 * i, f" {name} {metrics.tau_text(tau)}", transform=ax.get_xaxis_transform(), va="top",
+                fontsize=8)
     ax.set(xlabel="margin: best seen − best unseen score", yticks=[])
     ax.legend(fontsize=8, loc="upper left", frameon=False)
 

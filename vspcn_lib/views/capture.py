@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,3 +87,8 @@ def prompt_attention(model: VSPCN, images: Tensor) -> dict[str, Tensor]:
             weights = rows[:, :, -model.layout.patches:].mean(1)
             found[stream] = (weights / weights.sum(-1, keepdim=True)).reshape(-1, side, side)
     return found
+
+
+def evenness(attention: np.ndarray) -> float:
+    """The entropy of a map that sums to 1, over that of an even one: 1 prefers no place, 0 is one patch alone."""
+    return float(-(attention * np.log(np.maximum(attention, 1e-12))).sum() / np.log(attention.size))

@@ -95,15 +95,15 @@ def _seen_unseen(benchmark: str, data: tuple[str, ...], found: dict[str, dict[st
     """The curves of a benchmark; of other data under one name each gets a picture, named by what tells them apart."""
     every = _splits(benchmark, found)
     apart = [value for i, value in enumerate(data) if len({other[i] for other in every}) > 1]
-    curves, chosen, sources = {}, {}, {}
+    curves, results, sources = {}, {}, {}
     for file, record in found.items():
         name = method(record)
         if record["result"]["benchmark"] == benchmark and _data(record, found) == data and name not in curves:
             sweep = pd.DataFrame(record["sweep"])
             sweep["H"] = metrics.harmonic(sweep["U"].to_numpy(), sweep["S"].to_numpy())
-            curves[name], chosen[name] = sweep, record["result"]["tau"]
+            curves[name], results[name] = sweep, record["result"]
             sources[name] = provenance(file, record)
-    axes = plots.seen_unseen_curve(curves, chosen)
+    axes = plots.seen_unseen_curve(curves, results)
     axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
     # A folder benchmark is called what its owner likes.
     name = re.sub("[^A-Za-z0-9_.-]", "-", "-".join([benchmark, *apart]))

@@ -19,14 +19,15 @@ from vspcn_lib.views.plots import COLOURS, attention_grid, plain_name
 
 
 def species_gallery(bench: Benchmark, columns: int = 10, side: int = 96) -> Figure:
-    """The first image of every class with its name, unseen classes in orange."""
+    """The first image of every class with its name, unseen classes in orange; of a class without images the name."""
     rows = -(-len(bench.class_names) // columns)
     figure = Figure(figsize=(columns * 1.05, rows * 1.25), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for c, (ax, name) in enumerate(zip(axes, bench.class_names, strict=False)):
-        first = bench.image_paths[int(np.flatnonzero(bench.labels == c)[0])]
-        with Image.open(first) as image:
-            ax.imshow(ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side)))
+        own = np.flatnonzero(bench.labels == c)
+        if len(own):
+            with Image.open(bench.image_paths[own[0]]) as image:
+                ax.imshow(ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side)))
         ax.set_title(plain_name(name).replace(" ", "\n", 1), fontsize=5.5,
                      color=COLOURS[1] if bench.unseen_mask[c] else "black")
     for ax in axes:

@@ -112,19 +112,24 @@ class Opened:
         found = extract(self.work, base, self.test)
         self.real = self.model.scaler(join(found, self.settings.streams).to(self.model.scaler.shift.device)).cpu()
 
+    @property
+    def tested(self) -> np.ndarray:
+        """The unseen classes that have test images: of another there is nothing real to compare with."""
+        return np.intersect1d(self.work.bench.unseen_classes, self.labels)
+
     def sample(self, classes: np.ndarray, n: int) -> np.ndarray:
         """[len(classes),n,D] synthetic features in scaled space, those that the classifier was trained on first."""
         rows = torch.as_tensor(self.work.bench.prototypes[classes])
         return self.model.generator.sample(rows, n, self.work.config.train.seed).numpy()
 
     def drawn(self, n: int = 0) -> dict[int, np.ndarray]:
-        """Synthetic features [n,D] of every unseen class by its number (n = 0: as many as it has test images)."""
-        unseen = self.work.bench.unseen_classes
-        found = self.sample(unseen, n or int(np.bincount(self.labels)[unseen].max()))
-        return {int(c): found[i, :n or int((self.labels == c).sum())] for i, c in enumerate(unseen)}
+        """Synthetic features [n,D] of every `tested` class by its number (n = 0: as many as it has test images)."""
+        unseen, counts = self.work.bench.unseen_classes, np.bincount(self.labels, minlength=self.work.bench.num_classes)
+        found = dict(zip(unseen.tolist(), self.sample(unseen, n or int(counts[unseen].max())), strict=True))
+        return {c: found[c][:n or counts[c]] for c in self.tested.tolist()}
 
     def quality(self, n: int = 0) -> dict[int, dict[str, float]]:
-        """`quality` of `drawn` features of every unseen class by its number, and `means` of `MANY` of them."""
+        """`quality` of `drawn` features of every `tested` class by its number, and `means` of `MANY` of them."""
         real = self.real.numpy(), self.labels
         apart = means(*real, self.drawn(MANY))
         return {c: {**numbers, **apart[c]} for c, numbers in quality(*real, self.drawn(n)).items()}

@@ -149,7 +149,7 @@ def text(found: dict[str, Any]) -> str:
 
 def paths_figure(found: dict[str, Any]) -> Figure:
     """What a run loses without each path's image, and beside it, block by block, how far attention and bias are spread
-    and how often the strongest token differs between classes."""
+    and how often the strongest token differs between images of different classes."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     names = list(found["mean"])
@@ -167,7 +167,8 @@ def paths_figure(found: dict[str, Any]) -> Figure:
             middle.plot(blocks["block"], blocks[f"{path} bias spread"], "s--", color=colour, label=f"{path} bias")
             right.plot(blocks["block"], blocks[f"{path} strongest differs"], "o-", color=colour, label=path)
     middle.set(xlabel="block", ylabel="tokens that share it (1 = all, evenly)", ylim=(0, 1.05))
-    right.set(xlabel="block", ylabel="strongest token differs\n(share of pairs of classes)", ylim=(-0.02, 1.05))
+    right.set(xlabel="block", ylim=(-0.02, 1.05))
+    right.set_ylabel("strongest token differs\n(share of image pairs across classes)")
     for ax in (middle, right):
         ax.legend(fontsize=7, frameon=False)
         ax.set_xticks(blocks["block"])

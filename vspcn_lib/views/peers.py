@@ -44,8 +44,3 @@ def region_attention(model: MSDN, images: Tensor) -> Regions:
 def shared(first: np.ndarray, second: np.ndarray) -> float:
     """The share of two maps that each sum to 1 that lies in the same places: sum min(p,q), 1 for equal maps."""
     return float(np.minimum(first, second).sum())
-
-
-def spread(attention: np.ndarray) -> float:
-    """The entropy of a map that sums to 1, over that of an even one: 1 prefers no place, 0 is one patch alone."""
-    return float(-(attention * np.log(np.maximum(attention, 1e-12))).sum() / np.log(attention.size))

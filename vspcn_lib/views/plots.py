@@ -34,8 +34,8 @@ def line(i: int) -> dict[str, str]:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", ":", "-.")[i // len(COLOURS) % 4]}
 
 
-def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float], ax: Axes | None = None) -> Axes:
-    """U against S over all tau, one line a `tau_sweep`; a dot at the `chosen` tau, a star at the oracle's.
+def seen_unseen_curve(curves: dict[str, pd.DataFrame], results: dict[str, Any], ax: Axes | None = None) -> Axes:
+    """U against S over all tau, one line a `tau_sweep`; a dot at U and S of its result, a star at the oracle's.
 
     Percent on both axes; thin grey lines join points of equal H.
     """
@@ -51,8 +51,9 @@ def seen_unseen_curve(curves: dict[str, pd.DataFrame], chosen: dict[str, float],
         style = line(i)
         u, s, h = (sweep[c].to_numpy() for c in "USH")
         ax.plot(u, s, label=name, **style)
-        at, best = min(int(np.searchsorted(sweep["tau"].to_numpy(), chosen[name])), len(u) - 1), int(h.argmax())
-        ax.plot(u[at], s[at], "o", color=style["color"])
+        best = int(h.argmax())
+        # A sweep's taus are middles of steps: on which side of one a chosen tau lies, they do not say.
+        ax.plot(results[name]["U"], results[name]["S"], "o", color=style["color"])
         ax.plot(u[best], s[best], "*", color=style["color"], markersize=11, markeredgecolor="white")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, title_fontsize=8,
               title="• tau chosen without test images   ★ oracle tau")

@@ -13,7 +13,8 @@ function make(tag, attributes = {}, ...inside) {
 }
 
 const put = (e, attributes) => { for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v); return e; };
-const signed = (x, digits = 2) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
+const signed = (x, digits) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
+const three = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toPrecision(3);  // as metrics.tau_text
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
 // Binary traits arrive as DataViews at any offset.

@@ -24,12 +24,15 @@ function render({ model, el }) {
   let x, y, now, contour, hovered;
 
   const visible = () => model.get("lines").filter((l) => !model.get("hidden").includes(l.name));
+  const moves = (l) => !!(l.at || l.rows)?.length;
+  const rowOf = (l, at) => (l.rows ? clamp(Math.round(at), 0, l.rows.length - 1) : before(l.at, at));
   const middle = (l, i) => {  // of the step of the line that row i stands for
+    if (l.rows) return i;
     const high = l.at[i + 1] ?? l.at[i] + 1, low = i ? l.at[i] : high - 1;
     return (low + high) / 2;
   };
   const numbers = (l, i, at0) => {
-    const [nx, ny, na] = model.get("names"), at = l.at ? `${na} ${signed(at0 ?? middle(l, i))}: ` : "";
+    const [nx, ny, na] = model.get("names"), at = moves(l) ? `${na} ${three(l.rows ? l.rows[i] : at0 ?? middle(l, i))}: ` : "";
     const extra = model.get("harmonic") ? `  H ${(2 * l.x[i] * l.y[i] / (l.x[i] + l.y[i] || 1)).toFixed(1)}` : "";
     const d = (v) => (Math.abs(v) < 10 && !model.get("harmonic") ? +v.toFixed(3) : v.toFixed(1));
     return `${at}${nx} ${d(l.x[i])}  ${ny} ${d(l.y[i])}${extra}`;
@@ -68,8 +71,8 @@ function render({ model, el }) {
     for (const l of all) {
       const points = l.x.map((v, i) => `${x(v).toFixed(1)},${y(l.y[i]).toFixed(1)}`);
       svg.append(make("path", { d: points.length ? `M${points.join("L")}` : "", fill: "none", stroke: l.colour, "stroke-dasharray": DASHES[l.dash],
-        "stroke-width": l.name === model.get("on") ? 2.6 : 1.4 }));
-      if (l.dots) for (let i = 0; i < l.x.length; i++) svg.append(make("circle", { cx: x(l.x[i]), cy: y(l.y[i]), r: 3, fill: l.colour }));
+        "stroke-width": l.thin ? 0.7 : l.name === model.get("on") ? 2.6 : 1.4 }));
+      if (l.dots) for (let i = 0; i < l.x.length; i++) svg.append(make("circle", { cx: x(l.x[i]), cy: y(l.y[i]), r: l.thin ? 1.6 : 3, fill: l.colour }));
     }
     for (const m of model.get("marks")) if (all.some((l) => l.name === m.line)) {
       const e = shape(m.shape, x(m.x), y(m.y));
@@ -91,8 +94,8 @@ function render({ model, el }) {
       const [px, py, error] = fixed;
       if (error) now.append(make("line", { class: "spread", x1: x(px), x2: x(px), y1: y(py - error), y2: y(py + error) }));
       now.append(make("circle", { class: "now", cx: x(px), cy: y(py), r: 6 }));
-    } else if (l && l.at && l.at.length) {
-      const i = before(l.at, model.get("at"));
+    } else if (l && moves(l)) {
+      const i = rowOf(l, model.get("at"));
       now.append(make("circle", { class: "now", cx: x(l.x[i]), cy: y(l.y[i]), r: 6.5 }));
       text = `${l.name}, ${numbers(l, i, model.get("at"))}`;
     }
@@ -101,14 +104,15 @@ function render({ model, el }) {
 
   const readout = make("b", { role: "status" });
   function legend() {
-    head.replaceChildren(...(model.get("title") ? [make("b", {}, model.get("title"))] : []), readout, ...model.get("lines").map((l) => {
+    const named = model.get("lines").filter((l) => !l.thin);
+    head.replaceChildren(...(model.get("title") ? [make("b", {}, model.get("title"))] : []), readout, ...named.map((l) => {
       const off = model.get("hidden").includes(l.name);
       return pressable(`${off ? "show" : "hide"} ${l.name}`, () => choose(model, { hidden: off ? model.get("hidden").filter((n) => n !== l.name)
         : [...model.get("hidden"), l.name] }), { class: off ? "off" : "", "aria-pressed": !off && l.name === model.get("on") ? "true" : "false" },
       );
     }));
     head.querySelectorAll("[role=button]").forEach((e, i) => {
-      const l = model.get("lines")[i];
+      const l = named[i];
       e.append(make("span", { class: "swatch", style: `background:${l.colour}` }), l.name);
     });
   }
@@ -130,15 +134,15 @@ function render({ model, el }) {
       put(contour, { d: u > 0 && s > 0 ? iso(2 * u * s / (u + s)) : "" });
     }
     put(hovered, { visibility: best ? "visible" : "hidden", ...(best ? { cx: x(best.l.x[best.i]), cy: y(best.l.y[best.i]) } : {}) });
-    svg.style.cursor = best && best.l.at ? "pointer" : "default";
+    svg.style.cursor = best && moves(best.l) ? "pointer" : "default";
     if (best) tip.show(px, py, ...lines(best.l.name, numbers(best.l, best.i))); else tip.hide();
-    if (best && best.l.at && event.buttons === 1) pick(best);  // drag along the curve
+    if (best && moves(best.l) && event.buttons === 1) pick(best);  // drag along the curve
   });
   svg.addEventListener("pointerleave", () => { tip.hide(); put(contour, { d: "" }); put(hovered, { visibility: "hidden" }); });
   function pick({ l, i }) {
-    choose(model, { on: l.name, at: +middle(l, i).toFixed(4) });
+    choose(model, { on: l.name, at: middle(l, i) });
   }
-  svg.addEventListener("pointerdown", (event) => { const { best } = nearest(event); if (best && best.l.at) pick(best); });
+  svg.addEventListener("pointerdown", (event) => { const { best } = nearest(event); if (best && moves(best.l)) pick(best); });
 
   legend(); draw();
   const stop = [listen(model, ["lines", "hidden", "marks", "span", "on", "title", "rules"], () => { legend(); draw(); }), listen(model, ["at", "point", "said"], move)];

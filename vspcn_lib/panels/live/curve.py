@@ -8,10 +8,12 @@ from vspcn_lib.panels.live.base import Live, script
 
 
 class Curve(Live):
-    """`lines`: dictionaries of name, colour, dash, x, y and, where a point moves, `at`: row i holds from at[i] on.
+    """`lines`: dictionaries of name, colour, dash, x, y and, where a point moves, `at`: row i holds from at[i] on; or
+    `rows`: a point moves by the number of the row, and rows[i] is what is said of it.
 
-    `at` moves the point along line `on`; with `harmonic` both axes are percent and H is drawn as contours. `point`
-    [x, y, error] puts it off the lines. `marks`: x, y, shape (dot, diamond, star), label and the line they belong to.
+    A `thin` line repeats an earlier one's name and has no entry of its own in the legend. `at` moves the point along
+    line `on`; with `harmonic` both axes are percent and H is drawn as contours. `point` [x, y, error] puts it off the
+    lines. `marks`: x, y, shape (dot, diamond, star), label and the line they belong to.
     """
 
     _esm = script("curve")

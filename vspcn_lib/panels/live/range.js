@@ -1,7 +1,10 @@
 // A slider with its number beside it: the number follows the drag, aria values are rounded, a bad entry is marked red.
 function render({ model, el }) {
   el.classList.add("vspcn");
-  const id = `range-${Math.random().toString(36).slice(2)}`, digits = () => (`${model.get("step")}`.split(".")[1] || "").length;
+  const id = `range-${Math.random().toString(36).slice(2)}`, digits = () => {
+    const [places, exponent] = `${model.get("step")}`.split("e-");  // 0.0005, and 5e-7
+    return (places.split(".")[1] || "").length + +(exponent || 0);
+  };
   const spelled = (v) => (model.get("whole") ? `${Math.round(v)}` : `${+(+v).toFixed(Math.max(2, digits()))}`);
   const slider = make("input", { type: "range", id, min: model.get("min"), max: model.get("max"), step: model.get("step"),
     "aria-label": model.get("label"), title: model.get("hint") });
