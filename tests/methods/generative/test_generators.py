@@ -11,7 +11,7 @@ from vspcn_lib.methods.generative.cegzsl import CEGZSL, CEGZSLConfig
 from vspcn_lib.methods.generative.cvae import CVAE, CVAEConfig
 from vspcn_lib.methods.generative.features import GenerativeError, Scaler, check, join
 from vspcn_lib.methods.generative.flow import Flow, FlowConfig
-from vspcn_lib.methods.generative.generator import fit
+from vspcn_lib.methods.generative.generator import Generator, fit
 
 KINDS = {
     "cegzsl": (CEGZSL, CEGZSLConfig(steps=6, critic_steps=2, batch_size=16, hidden=16, embedding=8, contrast=4,
@@ -172,6 +172,42 @@ def test_rows_of_another_benchmark_are_refused(name):
 def test_a_loss_that_is_not_finite_names_the_setting():
     with pytest.raises(GenerativeError, match=r"vae: the loss 'reconstruction' is (nan|inf).*lower vae\.lr"):
         fit(CVAE, 1e30 * _mixture()[0], *_mixture()[1:], CVAEConfig(steps=3, lr=1.0), 0)
+
+
+class _Diverging(Generator):
+    """Its loss or its weight is no number any more after its third step."""
+
+    name = "vae"
+
+    def __init__(self, dim, attributes, settings):
+        super().__init__(dim, attributes, settings)
+        self.weight, self.steps = torch.nn.Parameter(torch.ones(2)), 0
+
+    def optimisers(self):
+        return []
+
+    def step(self, batch, rows, rng, optimisers):
+        self.steps += 1
+        with torch.no_grad():
+            self.weight[1] = torch.nan if self.steps >= 3 and self.harm == "weight" else 1.0
+        return {"kl": torch.tensor(torch.inf if self.steps >= 3 and self.harm == "loss" else 1.0)}
+
+
+@pytest.mark.parametrize(("harm", "words"), [("loss", "the loss 'kl' is inf at step 2: lower vae.lr"),
+                                             ("weight", "the weight 'weight' is nan at step 2: lower vae.lr")])
+def test_a_state_that_is_not_finite_is_never_saved(harm, words):
+    kind, steps = type("D", (_Diverging,), {"harm": harm}), CVAEConfig(steps=40)
+    saved, calls = [], iter(range(100))
+    with pytest.raises(GenerativeError, match=words):  # by Stop
+        fit(kind, *_mixture(), steps, 0, save=saved.append, stop=lambda: next(calls) == 2)
+    assert saved == []
+    with pytest.raises(GenerativeError, match=words):  # by the clock
+        fit(kind, *_mixture(), steps, 0, save=lambda s: saved.append((s["step"], s["model"]["weight"].clone())),
+            every=-1.0)
+    assert [step for step, _ in saved] == [1, 2] and all(torch.isfinite(w).all() for _, w in saved)
+    with pytest.raises(GenerativeError, match=words):  # at the end
+        fit(kind, *_mixture(), CVAEConfig(steps=3), 0, save=saved.append)
+    assert len(saved) == 2
 
 
 def test_the_classes_of_a_check_are_named():

@@ -89,7 +89,7 @@ def fit(kind: type[Generator], features: Tensor, targets: Tensor, attributes: Te
 
     What is random follows from (seed, step), so training that goes on from a `state` gives the same bits. `save`
     gets a state every `every` seconds, at the end, and where `stop()` says so; then None is returned.
-    Raises `GenerativeError` for what does not fit, and for a loss that is not finite.
+    Raises `GenerativeError` for what does not fit, and for a loss or a weight that is not finite; none is ever saved.
     """
     check(features, targets, attributes)
     rows = fitting(attributes, attributes.shape[1])
@@ -105,7 +105,15 @@ def fit(kind: type[Generator], features: Tensor, targets: Tensor, attributes: Te
         first = state["step"]
     size, saved = min(settings.batch_size, len(features)), time.monotonic()
 
+    def check_finite(what: str, numbers: dict[str, Tensor], step: int) -> None:
+        for name, value in numbers.items():
+            bad = value[~torch.isfinite(value)]
+            if len(bad):
+                raise GenerativeError(f"{kind.name}: the {what} '{name}' is {bad[0].item()} at step {step}: lower "
+                                      f"{kind.name}.lr; what was saved before is whole")
+
     def keep(step: int) -> None:
+        check_finite("weight", generator.state_dict(), step - 1)  # a loss is that of the weights before the step
         if save:
             save({"step": step, "model": generator.state_dict(),
                   "optimisers": [optimiser.state_dict() for optimiser in optimisers]})
@@ -123,17 +131,15 @@ def fit(kind: type[Generator], features: Tensor, targets: Tensor, attributes: Te
             for group, peak in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = peak * generator.rate(step)
         parts = generator.step(batch, rows, rng, optimisers)
-        if step % 50 == 0 or step + 1 == settings.steps:
-            for name, value in parts.items():
-                if not torch.isfinite(value):
-                    raise GenerativeError(f"{kind.name}: the loss '{name}' is {value.item()} at step {step}: lower "
-                                          f"{kind.name}.lr; what was saved before is whole")
+        stopping = stop()
+        keeping = stopping or time.monotonic() - saved > every
+        if keeping or step % 50 == 0 or step + 1 == settings.steps:
+            check_finite("loss", parts, step)
             bar.set_postfix({name: f"{value.item():.3f}" for name, value in parts.items()})
-        if stop():
-            keep(step + 1)
-            return None
-        if time.monotonic() - saved > every:
+        if keeping:
             keep(step + 1)
             saved = time.monotonic()
+        if stopping:
+            return None
     keep(settings.steps)
     return generator.eval()
