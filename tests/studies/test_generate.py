@@ -260,6 +260,37 @@ def test_features_of_another_run_and_other_mistakes_are_one_sentence(world, prom
     assert not (tmp_path / "none").exists()
 
 
+def test_a_half_trained_fold_goes_on_for_its_own_run_and_images_alone(prompted, tmp_path, monkeypatch):
+    work, trained, _ = prompted
+    source, begun = tmp_path / "source", []
+    shutil.copytree(trained, source)
+
+    def half(work, folder, phase, *rest):
+        begun.append(folder.load_state())
+        folder.save_state({"phase": phase, "epoch": 0})
+        raise Interrupted
+
+    monkeypatch.setattr(features_module, "fit", half)
+    real = RealFeatures(source, work, load_trained(RunFolder(source), work)[1], 1, 2, tmp_path / "store", Event())
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            real.training()
+    assert begun == [None, {"phase": "final", "epoch": 0}]  # the same run goes on
+    with pytest.raises(RunError, match=r"fold0 holds a half-trained model of another set of images \(.*--features"):
+        replace(real, folds=3).training()
+    file = source / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes() + b" ")  # the run was trained again under its name
+    with pytest.raises(RunError, match=r"fold0 holds a half-trained model of another source run \(.*--features"):
+        real.training()
+    (tmp_path / "store/final-fold0/inputs.json").unlink()  # as an older version left it
+    with pytest.raises(RunError, match="nothing says of which source run: delete that folder"):
+        real.training()
+    assert len(begun) == 2
+    shutil.rmtree(tmp_path / "store/final-fold0")
+    with pytest.raises(Interrupted):
+        real.training()
+
+
 def test_features_that_are_not_finite_name_an_image_and_lose_nothing(prompted, tmp_path, monkeypatch):
     work, trained, _ = prompted
     real = extract

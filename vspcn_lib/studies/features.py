@@ -21,6 +21,7 @@ from vspcn_lib.methods.generative.features import STREAMS
 from vspcn_lib.runs.counts import selection_split, thin
 from vspcn_lib.runs.evaluation import guard
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
+from vspcn_lib.runs.identity import differences
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.system.files import exclusive
 from vspcn_lib.train import fit
@@ -125,6 +126,7 @@ class RealFeatures:
             if not file.exists():
                 training = RunFolder(self.store / name)
                 training.path.mkdir(exist_ok=True)
+                self._check_begun(training, trained_on)
                 model, _ = fit(self.work, training, name.split("-")[0], trained_on, self.epochs, validation, self.stop)
                 kept = {f"{part}.{s}": f for part, images in parts.items()
                         for s, f in extract(self.work, model, images).items()}
@@ -132,6 +134,18 @@ class RealFeatures:
                     save_file(kept, partial, metadata={"run": self.digest})
                 shutil.rmtree(training.path)  # what it left off at is not needed again
             return dict(self._stored(file, parts))
+
+    def _check_begun(self, training: RunFolder, images: np.ndarray) -> None:
+        """Keep what a training of the store is for. Raises `RunError` where it was begun for other things."""
+        now = {"source run": self.digest, "set of images": hashlib.sha256(np.sort(images).tobytes()).hexdigest()}
+        began = training.read_json("inputs.json")
+        if began is None and any(training.path.glob("state*.pt")):
+            raise RunError(f"{training.path} holds a half-trained model, and nothing says of which source run: delete "
+                           "that folder, it will be trained again")
+        if changed := differences(began or {}, now):
+            raise RunError(f"{training.path} holds a half-trained model of {changed}: name another --features folder, "
+                           "or delete this one")
+        training.write_json("inputs.json", now)
 
     def _stored(self, file: Path, parts: dict[str, np.ndarray]) -> Iterator[
             tuple[str, tuple[np.ndarray, dict[str, Tensor]]]]:
