@@ -335,8 +335,7 @@ def test_generated_rows_start_from_the_finished_run_of_a_row_and_seed(tmp_path, 
     monkeypatch.setattr(runner, "take_place", lambda *place: None)
     monkeypatch.setattr(runner, "run", lambda config, out, resume: called.append(("run", out.name, resume)))
     monkeypatch.setattr(runner, "generate", lambda run, out, *rest, **more: called.append(("generate", run.name)))
-    start = Job(job.start, job.config)
-    runner.finish_generated(tmp_path / "x", 0, {}, tmp_path / f"{start.name}-{start.key}", job.config, job.generate)
+    runner.finish_generated(tmp_path / "x", 0, {}, tmp_path / job.source.folder, job.config, job.generate)
     assert called == [("run", f"full-seed1-{asked[7].key}", False), ("generate", f"full-seed1-{asked[7].key}")]
     (tmp_path / "records").mkdir(exist_ok=True)
     record = {"key": "old", "config": as_dict(Config()), "result": {}, "generate": job.generate.kept()}
@@ -345,3 +344,29 @@ def test_generated_rows_start_from_the_finished_run_of_a_row_and_seed(tmp_path, 
     (tmp_path / "records" / f"{job.name}.json").write_text(json.dumps(record))
     assert not finished(job, tmp_path / "records") and finished(job, tmp_path / "records", any_code=True)
     assert not finished(replace(job, generate=job.generate.steps(9)), tmp_path / "records", any_code=True)
+
+
+def test_a_generated_row_reads_the_folder_that_its_start_row_was_sent_to(tmp_path, monkeypatch):
+    """After data have changed both begin anew, the start row in a folder numbered beside the old one."""
+    class Inline:
+        exitcode = 0
+
+        def __init__(self, target, args):
+            self.start, self.join = lambda: target(*args), lambda: None
+
+    called, now = [], {"split": "b" * 16}
+    monkeypatch.setattr(runner.Data, "now", lambda self, config: now)
+    monkeypatch.setattr(runner.CONTEXT, "Process", Inline)
+    monkeypatch.setattr(runner, "take_place", lambda *place: None)
+    monkeypatch.setattr(runner, "run", lambda config, out, resume: called.append(("run", out.name)))
+    monkeypatch.setattr(runner, "generate", lambda run, out, *rest, **more: called.append(("from", run.name)))
+    monkeypatch.setattr(runner, "write_record", lambda *record, **more: None)
+    full = Job("full", Config())
+    generated = Job("VSPCN + flow", Config(), "full", SMALL)
+    old = RunFolder.create(tmp_path / "runs" / full.folder, full.config, False)
+    for split, number in (("b" * 16, ""), ("a" * 16, "-2")):  # the data of now, and others
+        old.write_json("inputs.json", {"split": split})
+        for jobs in ([generated], [full, generated]):
+            called.clear()
+            assert runner.execute(jobs, tmp_path / "runs", tmp_path / "records", processes=1) == {}
+            assert set(called) == {("run", full.folder + number), ("from", full.folder + number)}
