@@ -185,6 +185,10 @@ def test_folds_of_a_frozen_vit_cost_nothing_and_a_models_own_images_are_a_warnin
     work, trained, _ = prompted
     result = generate(trained, tmp_path / "vspcn", SMALL, work=work)
     assert "folds = 0" in result["warnings"][0] and "optimistic" in result["warnings"][0]
+    every, fitted = len(work.bench.trainval), RunFolder(trained).read_json("result.json")["trained_on"]
+    assert fitted < every == result["trained_on"]  # the held-out images are read with the others, and it is said
+    assert f"but for {every - fitted} of {every} that it held out for calibration" in result["warnings"][0]
+    assert "held out" not in generate_module.own_images(every, 0)
 
 
 @settings(deadline=None)

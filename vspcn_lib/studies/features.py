@@ -64,7 +64,7 @@ class RealFeatures:
     run: Path
     work: Workspace
     trained: ZeroShotModel
-    """the model of the run, trained on all of trainval"""
+    """the model of the run, trained on trainval but for what it held out for calibration"""
     epochs: int
     """that it was trained for; models of folds are trained as long"""
     folds: int
@@ -81,6 +81,11 @@ class RealFeatures:
         """sha256 of the run's weights: features of another run are refused."""
         return hashlib.sha256((self.run / "checkpoint.safetensors").read_bytes()).hexdigest()
 
+    @property
+    def held_out(self) -> int:
+        """How many images of trainval the model of the run left out for calibration; an older run left out none."""
+        return (RunFolder(self.run).read_json("result.json") or {}).get("calibration", {}).get("held_out", 0)
+
     def selection(self) -> dict[str, tuple[np.ndarray, dict[str, Tensor]]]:
         """Images and features of the three parts of selection: train, held_out, val (the pseudo-unseen classes).
 
@@ -96,7 +101,7 @@ class RealFeatures:
         return {**self._train("select", inner, (held, val)), **self._read("select", parts, inner, (held, val))}
 
     def training(self) -> tuple[np.ndarray, dict[str, Tensor]]:
-        """Images and features of trainval."""
+        """Images and features of trainval; without folds those that the run's model held out are mixed in."""
         bench, c = self.work.bench, self.work.config
         trainval = thin(bench, bench.trainval, c.data.images_per_class, c.train.seed)
         guard(bench, trainval, bench.unseen_classes, "final")

@@ -23,8 +23,12 @@ from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.features import RealFeatures, is_frozen
 from vspcn_lib.train import SAVE_SECONDS, Interrupted, stop_on_interrupt
 
-OWN_IMAGES = ("the features of real seen images come from the model that was trained on these very images (folds = 0): "
-              "the seen side may be optimistic")
+
+def own_images(images: int, held_out: int) -> str:
+    """The warning for `images` real images read by the model that was trained on all but `held_out` of them."""
+    mixed = f", but for {held_out} of {images} that it held out for calibration and that are mixed in"
+    return ("the features of real seen images come from the model that was trained on these very images (folds = 0)"
+            f"{mixed if held_out else ''}: the seen side may be optimistic")
 
 
 def generate(run: Path, out: Path, settings: GenerateConfig, resume: bool = False, features: Path | None = None,
@@ -107,7 +111,8 @@ class Generation:
         saved = self.folder.scores()
         also = test_metrics(saved["scores"], saved["labels"], saved["unseen"], best["with_tau"]["tau"])
         result["with_tau"] = {k: also[k] for k in ("tau", "U", "S", "H")}
-        result["warnings"] = [] if s.folds or is_frozen(self.real.trained) else [OWN_IMAGES]
+        own = not s.folds and not is_frozen(self.real.trained)
+        result["warnings"] = [own_images(len(indices), self.real.held_out)] if own else []
         for warning in result["warnings"]:
             self.work.say(f"warning: {warning}")
         self.folder.save_checkpoint(model.state(), self.work.backbone.source)
