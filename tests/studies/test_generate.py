@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from vspcn_lib.studies import ablation, runner
 from vspcn_lib.studies import features as features_module
 from vspcn_lib.studies import generate as generate_module
 from vspcn_lib.studies.features import RealFeatures, deal, extract
-from vspcn_lib.studies.generate import again, generate
+from vspcn_lib.studies.generate import Generation, again, generate
 from vspcn_lib.studies.records import method, summary, write_record
 from vspcn_lib.studies.rows import GENERATED
 from vspcn_lib.studies.runner import Job, finished
@@ -310,6 +311,17 @@ def test_features_that_are_not_finite_name_an_image_and_lose_nothing(prompted, t
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "features-of-run-folds0")
     assert generate(trained, tmp_path / "out", SMALL, resume=True, work=work)["H"] >= 0
+
+
+def test_a_class_that_does_not_fit_is_named_as_in_the_benchmark(world, tmp_path):
+    work = world[0]
+    rows, classes = work.bench.prototypes.copy(), np.array([1, 2, 4])  # numbered 0 to 2 in the fit
+    rows[4] = np.nan
+    harmed = replace(work, bench=replace(work.bench, prototypes=rows))
+    indices = np.flatnonzero(np.isin(work.bench.labels, classes))
+    generation = Generation(SMALL, harmed, RunFolder(tmp_path / "out"), SimpleNamespace(stop=Event()), 0.0)
+    with pytest.raises(GenerativeError, match=f"attributes of class '{work.bench.class_names[4]}' hold NaN"):
+        generation._fit("final", torch.zeros(len(indices), 3), indices, classes)
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -187,7 +187,8 @@ class Generation:
             self.folder.save_state({**state, "phase": phase, "epoch": state["step"],
                                     "seconds": time.monotonic() - self.begun})
 
-        found = fit(GENERATORS[s.generator], x, targets, self._rows(classes), s.own, self.seed, save=save,
+        names = [self.work.bench.class_names[c] for c in classes]
+        found = fit(GENERATORS[s.generator], x, targets, self._rows(classes), s.own, self.seed, save=save, names=names,
                     state=state if state and state["phase"] == phase else None, every=SAVE_SECONDS,
                     stop=self.real.stop.is_set, title=f"{phase}, {s.generator}", quiet=self.work.quiet)
         if found is None:

@@ -212,8 +212,12 @@ def test_a_state_that_is_not_finite_is_never_saved(harm, words):
 
 def test_the_classes_of_a_check_are_named():
     features, targets, rows = _mixture()
+    names = ["jay", "wren", "tit", "auk"]
     with pytest.raises(GenerativeError, match="class 'wren' has no feature"):
-        check(features[targets != 1], targets[targets != 1], rows, ["jay", "wren", "tit", "auk"])
+        check(features[targets != 1], targets[targets != 1], rows, names)
+    rows[2] = 0
+    with pytest.raises(GenerativeError, match="attributes of class 'tit' hold NaN, infinite values or only zeros"):
+        fit(Flow, features, targets, rows, KINDS["flow"][1], 0, names=names)
 
 
 @pytest.mark.parametrize("how", ["standardise", "minmax"])

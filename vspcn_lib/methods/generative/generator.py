@@ -83,15 +83,16 @@ BLOCK = 100  # features drawn at once
 
 def fit(kind: type[Generator], features: Tensor, targets: Tensor, attributes: Tensor, settings: Any, seed: int, *,
         state: dict[str, Any] | None = None, save: Callable[[dict[str, Any]], None] | None = None,
-        every: float = 300.0, stop: Callable[[], bool] = lambda: False, title: str = "",
+        names: list[str] | None = None, every: float = 300.0, stop: Callable[[], bool] = lambda: False, title: str = "",
         quiet: bool = True) -> Generator | None:
     """Train a generator on scaled `features` [n,D] of classes `targets` [n], whose rows are `attributes` [S,K].
 
     What is random follows from (seed, step), so training that goes on from a `state` gives the same bits. `save`
-    gets a state every `every` seconds, at the end, and where `stop()` says so; then None is returned.
+    gets a state every `every` seconds, at the end, and where `stop()` says so; then None is returned. The classes'
+    `names` are for messages.
     Raises `GenerativeError` for what does not fit, and for a loss or a weight that is not finite; none is ever saved.
     """
-    check(features, targets, attributes)
+    check(features, targets, attributes, names)
     rows = fitting(attributes, attributes.shape[1])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
