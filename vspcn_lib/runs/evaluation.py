@@ -103,10 +103,9 @@ def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo
     scores = score(work, model, indices, classes)
     labels, unseen = np.searchsorted(classes, bench.labels[indices]), np.isin(classes, bench.val_classes)
     sweep = metrics.tau_sweep(scores, labels, unseen)
-    row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
-    return {"epoch": epoch, **{k: float(row[k]) for k in ("tau", "U", "S", "H")},
-            "AUSUC": metrics.area(sweep),
-            "carried": calibration.carry(float(row["tau"]), calibration.Held.of(scores, labels, unseen))}
+    row = metrics.best_row(sweep)
+    return {"epoch": epoch, **row, "AUSUC": metrics.area(sweep),
+            "carried": calibration.carry(row["tau"], calibration.Held.of(scores, labels, unseen))}
 
 
 def calibrate(work: Workspace, model: ZeroShotModel, held: np.ndarray, selected: dict[str, Any]) -> dict[str, Any]:

@@ -147,8 +147,7 @@ class Generation:
     def _measured(self, scores: Tensor, labels: np.ndarray, unseen: np.ndarray) -> dict[str, Any]:
         """U, S, H at the tau that the classifier is read by, and at the best tau; AUSUC."""
         sweep = metrics.tau_sweep(scores, labels, unseen)
-        row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
-        with_tau = {k: float(row[k]) for k in ("tau", "U", "S", "H")}
+        with_tau = metrics.best_row(sweep)
         plain = metrics.gzsl_metrics(scores, labels, unseen)
         read = with_tau if self.settings.classifier == "nearest" else {"tau": 0.0, "U": plain.U, "S": plain.S,
                                                                        "H": plain.H}
