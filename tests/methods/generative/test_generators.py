@@ -11,7 +11,7 @@ from vspcn_lib.methods.generative.cegzsl import CEGZSL, CEGZSLConfig
 from vspcn_lib.methods.generative.cvae import CVAE, CVAEConfig
 from vspcn_lib.methods.generative.features import GenerativeError, Scaler, check, join
 from vspcn_lib.methods.generative.flow import Flow, FlowConfig
-from vspcn_lib.methods.generative.generator import Generator, fit
+from vspcn_lib.methods.generative.generator import Generator, fit, noisy_rows, random
 
 KINDS = {
     "cegzsl": (CEGZSL, CEGZSLConfig(steps=6, critic_steps=2, batch_size=16, hidden=16, embedding=8, contrast=4,
@@ -233,6 +233,14 @@ def test_scaling_is_of_the_training_features_and_comes_back(how):
         np.testing.assert_allclose(scaled.double().mean(0), 0, atol=1e-5)
     torch.testing.assert_close(scaler.back(scaled), features)
     assert torch.isfinite(scaler(features + 100)).all()
+
+
+def test_noise_on_rows_is_a_share_of_their_length_and_follows_from_the_words():
+    rows = torch.nn.functional.normalize(torch.rand(400, 30), dim=1)
+    noise = noisy_rows(rows, 0.3, random(1)) - rows
+    assert noise.square().sum(1).mean().sqrt().item() == pytest.approx(0.3, rel=0.03)
+    assert torch.equal(noisy_rows(rows, 0.3, random(1)) - rows, noise)
+    assert torch.equal(noisy_rows(rows, 0.0, random(1)), rows)
 
 
 def test_streams_stand_side_by_side_and_an_absent_one_is_named():

@@ -29,6 +29,11 @@ def normal(like: Tensor, shape: tuple[int, ...], rng: torch.Generator) -> Tensor
     return torch.randn(shape, generator=rng).to(like)
 
 
+def noisy_rows(rows: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Unit rows [B,K] with N(0, share^2 / K) on each entry: noise of about `share` of a row's length."""
+    return rows + share / math.sqrt(rows.shape[1]) * normal(rows, tuple(rows.shape), rng)
+
+
 class Generator(nn.Module):
     """Draws features [n,D] for unit attribute rows [n,K]; a subclass says how, and how it is trained."""
 
