@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 from vspcn_lib import metrics
-from vspcn_lib.metrics import ausuc, best_tau, class_accuracies, flips, gzsl_metrics, predicted, tau_sweep
+from vspcn_lib.metrics import ausuc, best_row, best_tau, class_accuracies, flips, gzsl_metrics, predicted, tau_sweep
 from vspcn_lib.runs.evaluation import describe
 
 
@@ -67,7 +67,10 @@ def test_sweep_is_exact_and_complete(case):
     for tau in np.random.default_rng(0).uniform(-6, 6, 60):
         m = gzsl_metrics(*case, tau=tau)
         assert (round(m.U, 6), round(m.S, 6)) in points
-    assert gzsl_metrics(*case, tau=best_tau(sweep)).H == pytest.approx(sweep["H"].max())
+    best, m = best_row(sweep), gzsl_metrics(*case, tau=best_tau(sweep))
+    assert best["H"] == max(row.H for row in sweep.itertuples()) == pytest.approx(m.H)
+    np.testing.assert_allclose((best["U"], best["S"]), (m.U, m.S), atol=1e-9)
+    assert best["tau"] == best_tau(sweep) == min(row.tau for row in sweep.itertuples() if row.H == best["H"])
     assert 0 <= ausuc(*case) <= 1
 
 

@@ -185,9 +185,15 @@ def tau_text(tau: float) -> str:
     return f"{tau:+#.3g}".removesuffix(".")
 
 
+def best_row(sweep: pd.DataFrame) -> dict[str, float]:
+    """tau, U, S and H where H is highest in a `tau_sweep` (at the smallest tau of equals)."""
+    row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
+    return {k: float(row[k]) for k in ("tau", "U", "S", "H")}
+
+
 def best_tau(sweep: pd.DataFrame) -> float:
-    """The tau of the highest H in a `tau_sweep` (the smallest of equals)."""
-    return float(sweep["tau"].iloc[int(sweep["H"].to_numpy().argmax())])
+    """The tau of `best_row`."""
+    return best_row(sweep)["tau"]
 
 
 def area(sweep: pd.DataFrame) -> float:

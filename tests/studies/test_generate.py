@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from vspcn_lib.studies import ablation, runner
 from vspcn_lib.studies import features as features_module
 from vspcn_lib.studies import generate as generate_module
 from vspcn_lib.studies.features import RealFeatures, deal, extract
-from vspcn_lib.studies.generate import again, generate
+from vspcn_lib.studies.generate import Generation, again, generate
 from vspcn_lib.studies.records import method, summary, write_record
 from vspcn_lib.studies.rows import GENERATED
 from vspcn_lib.studies.runner import Job, finished
@@ -185,6 +186,10 @@ def test_folds_of_a_frozen_vit_cost_nothing_and_a_models_own_images_are_a_warnin
     work, trained, _ = prompted
     result = generate(trained, tmp_path / "vspcn", SMALL, work=work)
     assert "folds = 0" in result["warnings"][0] and "optimistic" in result["warnings"][0]
+    every, fitted = len(work.bench.trainval), RunFolder(trained).read_json("result.json")["trained_on"]
+    assert fitted < every == result["trained_on"]  # the held-out images are read with the others, and it is said
+    assert f"but for {every - fitted} of {every} that it held out for calibration" in result["warnings"][0]
+    assert "held out" not in generate_module.own_images(every, 0)
 
 
 @settings(deadline=None)
@@ -260,6 +265,37 @@ def test_features_of_another_run_and_other_mistakes_are_one_sentence(world, prom
     assert not (tmp_path / "none").exists()
 
 
+def test_a_half_trained_fold_goes_on_for_its_own_run_and_images_alone(prompted, tmp_path, monkeypatch):
+    work, trained, _ = prompted
+    source, begun = tmp_path / "source", []
+    shutil.copytree(trained, source)
+
+    def half(work, folder, phase, *rest):
+        begun.append(folder.load_state())
+        folder.save_state({"phase": phase, "epoch": 0})
+        raise Interrupted
+
+    monkeypatch.setattr(features_module, "fit", half)
+    real = RealFeatures(source, work, load_trained(RunFolder(source), work)[1], 1, 2, tmp_path / "store", Event())
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            real.training()
+    assert begun == [None, {"phase": "final", "epoch": 0}]  # the same run goes on
+    with pytest.raises(RunError, match=r"fold0 holds a half-trained model of another set of images \(.*--features"):
+        replace(real, folds=3).training()
+    file = source / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes() + b" ")  # the run was trained again under its name
+    with pytest.raises(RunError, match=r"fold0 holds a half-trained model of another source run \(.*--features"):
+        real.training()
+    (tmp_path / "store/final-fold0/inputs.json").unlink()  # as an older version left it
+    with pytest.raises(RunError, match="nothing says of which source run: delete that folder"):
+        real.training()
+    assert len(begun) == 2
+    shutil.rmtree(tmp_path / "store/final-fold0")
+    with pytest.raises(Interrupted):
+        real.training()
+
+
 def test_features_that_are_not_finite_name_an_image_and_lose_nothing(prompted, tmp_path, monkeypatch):
     work, trained, _ = prompted
     real = extract
@@ -275,6 +311,17 @@ def test_features_that_are_not_finite_name_an_image_and_lose_nothing(prompted, t
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "features-of-run-folds0")
     assert generate(trained, tmp_path / "out", SMALL, resume=True, work=work)["H"] >= 0
+
+
+def test_a_class_that_does_not_fit_is_named_as_in_the_benchmark(world, tmp_path):
+    work = world[0]
+    rows, classes = work.bench.prototypes.copy(), np.array([1, 2, 4])  # numbered 0 to 2 in the fit
+    rows[4] = np.nan
+    harmed = replace(work, bench=replace(work.bench, prototypes=rows))
+    indices = np.flatnonzero(np.isin(work.bench.labels, classes))
+    generation = Generation(SMALL, harmed, RunFolder(tmp_path / "out"), SimpleNamespace(stop=Event()), 0.0)
+    with pytest.raises(GenerativeError, match=f"attributes of class '{work.bench.class_names[4]}' hold NaN"):
+        generation._fit("final", torch.zeros(len(indices), 3), indices, classes)
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -304,8 +351,7 @@ def test_generated_rows_start_from_the_finished_run_of_a_row_and_seed(tmp_path, 
     monkeypatch.setattr(runner, "take_place", lambda *place: None)
     monkeypatch.setattr(runner, "run", lambda config, out, resume: called.append(("run", out.name, resume)))
     monkeypatch.setattr(runner, "generate", lambda run, out, *rest, **more: called.append(("generate", run.name)))
-    start = Job(job.start, job.config)
-    runner.finish_generated(tmp_path / "x", 0, {}, tmp_path / f"{start.name}-{start.key}", job.config, job.generate)
+    runner.finish_generated(tmp_path / "x", 0, {}, tmp_path / job.source.folder, job.config, job.generate)
     assert called == [("run", f"full-seed1-{asked[7].key}", False), ("generate", f"full-seed1-{asked[7].key}")]
     (tmp_path / "records").mkdir(exist_ok=True)
     record = {"key": "old", "config": as_dict(Config()), "result": {}, "generate": job.generate.kept()}
@@ -314,3 +360,29 @@ def test_generated_rows_start_from_the_finished_run_of_a_row_and_seed(tmp_path, 
     (tmp_path / "records" / f"{job.name}.json").write_text(json.dumps(record))
     assert not finished(job, tmp_path / "records") and finished(job, tmp_path / "records", any_code=True)
     assert not finished(replace(job, generate=job.generate.steps(9)), tmp_path / "records", any_code=True)
+
+
+def test_a_generated_row_reads_the_folder_that_its_start_row_was_sent_to(tmp_path, monkeypatch):
+    """After data have changed both begin anew, the start row in a folder numbered beside the old one."""
+    class Inline:
+        exitcode = 0
+
+        def __init__(self, target, args):
+            self.start, self.join = lambda: target(*args), lambda: None
+
+    called, now = [], {"split": "b" * 16}
+    monkeypatch.setattr(runner.Data, "now", lambda self, config: now)
+    monkeypatch.setattr(runner.CONTEXT, "Process", Inline)
+    monkeypatch.setattr(runner, "take_place", lambda *place: None)
+    monkeypatch.setattr(runner, "run", lambda config, out, resume: called.append(("run", out.name)))
+    monkeypatch.setattr(runner, "generate", lambda run, out, *rest, **more: called.append(("from", run.name)))
+    monkeypatch.setattr(runner, "write_record", lambda *record, **more: None)
+    full = Job("full", Config())
+    generated = Job("VSPCN + flow", Config(), "full", SMALL)
+    old = RunFolder.create(tmp_path / "runs" / full.folder, full.config, False)
+    for split, number in (("b" * 16, ""), ("a" * 16, "-2")):  # the data of now, and others
+        old.write_json("inputs.json", {"split": split})
+        for jobs in ([generated], [full, generated]):
+            called.clear()
+            assert runner.execute(jobs, tmp_path / "runs", tmp_path / "records", processes=1) == {}
+            assert set(called) == {("run", full.folder + number), ("from", full.folder + number)}

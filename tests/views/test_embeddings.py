@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config, tiny_vit
 
+from vspcn_lib.config import update
 from vspcn_lib.runs.embedded import NAME, read_embedded
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.trained import load_trained
@@ -15,8 +16,10 @@ from vspcn_lib.views import embeddings
 from vspcn_lib.views.embeddings import cls_embeddings
 
 
-def test_a_run_keeps_the_embeddings_that_its_model_gives(tiny_folder, tmp_path, monkeypatch):
-    config, out = tiny_config(str(tiny_folder)), tmp_path / "run"
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_run_keeps_the_embeddings_that_its_model_gives(tiny_folder, tmp_path, monkeypatch, precision):
+    config = update(tiny_config(str(tiny_folder)), {"train": {"precision": precision}})
+    out = tmp_path / "run"
     work = Workspace.open(config, tiny_vit(), quiet=True)
     run(config, out, work=work)
     loads = []
@@ -26,7 +29,8 @@ def test_a_run_keeps_the_embeddings_that_its_model_gives(tiny_folder, tmp_path, 
     assert loads == []
     np.testing.assert_array_equal(kept.indices, np.concatenate([work.bench.test_seen, work.bench.test_unseen]))
     np.testing.assert_array_equal(kept.pixels, work.pixels)
-    np.testing.assert_allclose(np.linalg.norm(kept.embedded, axis=1), 1, atol=1e-5)
+    rounding = 1e-5 if precision == "no" else 2**-7  # bf16 keeps 8 bits
+    np.testing.assert_allclose(np.linalg.norm(kept.embedded, axis=1), 1, atol=rounding)
 
     file, inputs = out / NAME, json.loads((out / "inputs.json").read_text())
     whole = file.read_bytes()

@@ -94,8 +94,8 @@ class FrozenViT(nn.Module):
         return self.vit.blocks
 
     def unfuse(self) -> None:
-        """Plain attention instead of PyTorch's fused one, the same numbers: slower forwards, faster backwards in bf16
-        on a CPU."""
+        """Plain attention instead of PyTorch's fused one, with the same numbers in float32 and others in bf16: slower
+        forwards, faster backwards in bf16 on a CPU."""
         for module in self.vit.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False

@@ -10,12 +10,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vspcn_lib import metrics
+from vspcn_lib.config import Config
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.runs import calibration
 from vspcn_lib.runs.embedded import keep_embedded
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.processes import gather, share
-from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.runs.workspace import Workspace, autocast
 from vspcn_lib.system.environment import environment
 from vspcn_lib.system.memory import peak_mib, room
 from vspcn_lib.zeroshot import ZeroShotModel
@@ -45,6 +46,15 @@ def forward(model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
     return model.embed(model.features(x) if x.dim() == 4 else model.unfrozen(x))
 
 
+def embed(config: Config, model: ZeroShotModel, x: Tensor) -> dict[str, Tensor]:
+    """`forward` in the precision of the config, in which tau is chosen and every image is read.
+
+    Images of a `cached` method pass through what is kept of them in float32, as `Workspace.features` keeps it.
+    """
+    with autocast(config, x.device):
+        return forward(model, model.frozen(x).float() if x.dim() == 4 and model.cached(config) else x)
+
+
 @torch.inference_mode()
 def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: np.ndarray,
           kept: list[np.ndarray] | None = None) -> np.ndarray:
@@ -61,8 +71,7 @@ def score(work: Workspace, model: ZeroShotModel, indices: np.ndarray, classes: n
     batches, out, done = work.batches(mine, augment=False), room((len(mine), len(classes))), 0
     hidden = work.quiet or not acc.is_main_process or model.cached(work.config)  # kept features pass in a blink
     for x, _, _ in tqdm(batches.epoch(0), "scores", len(batches), leave=False, disable=hidden):
-        with work.autocast():
-            embedded = forward(model, x)
+        embedded = embed(work.config, model, x)
         out[done:done + len(x)] = model.scores(embedded, prototypes).cpu()
         if kept is not None and "cls" in embedded:
             kept.append(embedded["cls"].float().cpu().numpy())
@@ -95,10 +104,9 @@ def validate(work: Workspace, model: ZeroShotModel, held_out: np.ndarray, pseudo
     scores = score(work, model, indices, classes)
     labels, unseen = np.searchsorted(classes, bench.labels[indices]), np.isin(classes, bench.val_classes)
     sweep = metrics.tau_sweep(scores, labels, unseen)
-    row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
-    return {"epoch": epoch, **{k: float(row[k]) for k in ("tau", "U", "S", "H")},
-            "AUSUC": metrics.area(sweep),
-            "carried": calibration.carry(float(row["tau"]), calibration.Held.of(scores, labels, unseen))}
+    row = metrics.best_row(sweep)
+    return {"epoch": epoch, **row, "AUSUC": metrics.area(sweep),
+            "carried": calibration.carry(row["tau"], calibration.Held.of(scores, labels, unseen))}
 
 
 def calibrate(work: Workspace, model: ZeroShotModel, held: np.ndarray, selected: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from vspcn_lib.runs.finished import check_built
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.kept import Kept
 from vspcn_lib.runs.processes import state as processes
-from vspcn_lib.runs.workspace import Workspace
+from vspcn_lib.runs.workspace import Workspace, placed
 from vspcn_lib.zeroshot import ZeroShotModel
 
 
@@ -39,9 +39,10 @@ def load_alone(folder: RunFolder) -> tuple[ZeroShotModel, Kept]:
     if kept is None:
         work, model = load_trained(folder)
         return model, Kept.of(work)
-    backbone = load_backbone(config.model.backbone, config.data.size)
+    device = processes().device
+    backbone = placed(load_backbone(config.model.backbone, config.data.size), config, device)
     model = build(backbone, torch.from_numpy(kept.word_vectors), config)
-    return _trained(folder, model, backbone.source, kept.inputs).to(processes().device), kept
+    return _trained(folder, model, backbone.source, kept.inputs).to(device), kept
 
 
 def _trained(folder: RunFolder, model: ZeroShotModel, backbone: dict[str, str],

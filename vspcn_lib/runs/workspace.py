@@ -29,6 +29,21 @@ from vspcn_lib.system.memory import keep_freed_memory, room
 from vspcn_lib.zeroshot import ZeroShotModel
 
 
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """bf16 where the config asks for it: frozen blocks and fusion in bf16, losses in float32."""
+    return torch.autocast(device.type, torch.bfloat16, config.train.precision == "bf16")
+
+
+def placed(backbone: FrozenViT, config: Config, device: torch.device) -> FrozenViT:
+    """The ViT on its device, with the attention that a run of this config reads images by.
+
+    PyTorch's fused attention is slow backwards in bf16 on a CPU; the plain one rounds otherwise in bf16.
+    """
+    if device.type == "cpu" and config.train.precision == "bf16":
+        backbone.unfuse()
+    return backbone.to(device)
+
+
 class FeatureError(ValueError):
     """The frozen ViT returns numbers that are not finite; the message names an image."""
 
@@ -77,15 +92,13 @@ class Workspace:
             # which accelerate would divide every loss, out of it.
             accelerator = Accelerator(mixed_precision="no",
                                       gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
-        if accelerator.device.type == "cpu" and config.train.precision == "bf16":
-            backbone.unfuse()  # PyTorch's fused CPU attention is slow backwards in bf16; same numbers
         with accelerator.main_process_first():
             bench = compare_photos(bench, progress=not quiet)
             pixels = image_cache(bench.image_paths, config.data.size, progress=not quiet)
             photos = photo_identity(bench)
         tag = backbone.source
         work = cls(config, bench, pixels, torch.from_numpy(np.array(vectors.values)), vectors.source,
-                   backbone.to(accelerator.device), accelerator, photos, vectors.notes, quiet=quiet)
+                   placed(backbone, config, accelerator.device), accelerator, photos, vectors.notes, quiet=quiet)
         said = (*bench.notes, *ignored(config), *filter(None, [tag.get("note")]), *vectors.notes)
         for note in said:
             work.say(note)
@@ -94,8 +107,8 @@ class Workspace:
         return work
 
     def autocast(self) -> torch.autocast:
-        """bf16 where the config asks for it: frozen blocks and fusion in bf16, losses in float32."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, self.config.train.precision == "bf16")
+        """The config's precision, on the workspace's device."""
+        return autocast(self.config, self.accelerator.device)
 
     def say(self, sentence: str) -> None:
         """Print once for all processes, unless the workspace is quiet."""

@@ -21,6 +21,7 @@ from vspcn_lib.methods.generative.features import STREAMS
 from vspcn_lib.runs.counts import selection_split, thin
 from vspcn_lib.runs.evaluation import guard
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
+from vspcn_lib.runs.identity import differences
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.system.files import exclusive
 from vspcn_lib.train import fit
@@ -63,7 +64,7 @@ class RealFeatures:
     run: Path
     work: Workspace
     trained: ZeroShotModel
-    """the model of the run, trained on all of trainval"""
+    """the model of the run, trained on trainval but for what it held out for calibration"""
     epochs: int
     """that it was trained for; models of folds are trained as long"""
     folds: int
@@ -80,6 +81,11 @@ class RealFeatures:
         """sha256 of the run's weights: features of another run are refused."""
         return hashlib.sha256((self.run / "checkpoint.safetensors").read_bytes()).hexdigest()
 
+    @property
+    def held_out(self) -> int:
+        """How many images of trainval the model of the run left out for calibration; an older run left out none."""
+        return (RunFolder(self.run).read_json("result.json") or {}).get("calibration", {}).get("held_out", 0)
+
     def selection(self) -> dict[str, tuple[np.ndarray, dict[str, Tensor]]]:
         """Images and features of the three parts of selection: train, held_out, val (the pseudo-unseen classes).
 
@@ -95,7 +101,7 @@ class RealFeatures:
         return {**self._train("select", inner, (held, val)), **self._read("select", parts, inner, (held, val))}
 
     def training(self) -> tuple[np.ndarray, dict[str, Tensor]]:
-        """Images and features of trainval."""
+        """Images and features of trainval; without folds those that the run's model held out are mixed in."""
         bench, c = self.work.bench, self.work.config
         trainval = thin(bench, bench.trainval, c.data.images_per_class, c.train.seed)
         guard(bench, trainval, bench.unseen_classes, "final")
@@ -125,6 +131,7 @@ class RealFeatures:
             if not file.exists():
                 training = RunFolder(self.store / name)
                 training.path.mkdir(exist_ok=True)
+                self._check_begun(training, trained_on)
                 model, _ = fit(self.work, training, name.split("-")[0], trained_on, self.epochs, validation, self.stop)
                 kept = {f"{part}.{s}": f for part, images in parts.items()
                         for s, f in extract(self.work, model, images).items()}
@@ -132,6 +139,18 @@ class RealFeatures:
                     save_file(kept, partial, metadata={"run": self.digest})
                 shutil.rmtree(training.path)  # what it left off at is not needed again
             return dict(self._stored(file, parts))
+
+    def _check_begun(self, training: RunFolder, images: np.ndarray) -> None:
+        """Keep what a training of the store is for. Raises `RunError` where it was begun for other things."""
+        now = {"source run": self.digest, "set of images": hashlib.sha256(np.sort(images).tobytes()).hexdigest()}
+        began = training.read_json("inputs.json")
+        if began is None and any(training.path.glob("state*.pt")):
+            raise RunError(f"{training.path} holds a half-trained model, and nothing says of which source run: delete "
+                           "that folder, it will be trained again")
+        if changed := differences(began or {}, now):
+            raise RunError(f"{training.path} holds a half-trained model of {changed}: name another --features folder, "
+                           "or delete this one")
+        training.write_json("inputs.json", now)
 
     def _stored(self, file: Path, parts: dict[str, np.ndarray]) -> Iterator[
             tuple[str, tuple[np.ndarray, dict[str, Tensor]]]]:

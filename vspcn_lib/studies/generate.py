@@ -23,8 +23,12 @@ from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.features import RealFeatures, is_frozen
 from vspcn_lib.train import SAVE_SECONDS, Interrupted, stop_on_interrupt
 
-OWN_IMAGES = ("the features of real seen images come from the model that was trained on these very images (folds = 0): "
-              "the seen side may be optimistic")
+
+def own_images(images: int, held_out: int) -> str:
+    """The warning for `images` real images read by the model that was trained on all but `held_out` of them."""
+    mixed = f", but for {held_out} of {images} that it held out for calibration and that are mixed in"
+    return ("the features of real seen images come from the model that was trained on these very images (folds = 0)"
+            f"{mixed if held_out else ''}: the seen side may be optimistic")
 
 
 def generate(run: Path, out: Path, settings: GenerateConfig, resume: bool = False, features: Path | None = None,
@@ -107,7 +111,8 @@ class Generation:
         saved = self.folder.scores()
         also = test_metrics(saved["scores"], saved["labels"], saved["unseen"], best["with_tau"]["tau"])
         result["with_tau"] = {k: also[k] for k in ("tau", "U", "S", "H")}
-        result["warnings"] = [] if s.folds or is_frozen(self.real.trained) else [OWN_IMAGES]
+        own = not s.folds and not is_frozen(self.real.trained)
+        result["warnings"] = [own_images(len(indices), self.real.held_out)] if own else []
         for warning in result["warnings"]:
             self.work.say(f"warning: {warning}")
         self.folder.save_checkpoint(model.state(), self.work.backbone.source)
@@ -142,8 +147,7 @@ class Generation:
     def _measured(self, scores: Tensor, labels: np.ndarray, unseen: np.ndarray) -> dict[str, Any]:
         """U, S, H at the tau that the classifier is read by, and at the best tau; AUSUC."""
         sweep = metrics.tau_sweep(scores, labels, unseen)
-        row = sweep.iloc[int(sweep["H"].to_numpy().argmax())]
-        with_tau = {k: float(row[k]) for k in ("tau", "U", "S", "H")}
+        with_tau = metrics.best_row(sweep)
         plain = metrics.gzsl_metrics(scores, labels, unseen)
         read = with_tau if self.settings.classifier == "nearest" else {"tau": 0.0, "U": plain.U, "S": plain.S,
                                                                        "H": plain.H}
@@ -182,7 +186,8 @@ class Generation:
             self.folder.save_state({**state, "phase": phase, "epoch": state["step"],
                                     "seconds": time.monotonic() - self.begun})
 
-        found = fit(GENERATORS[s.generator], x, targets, self._rows(classes), s.own, self.seed, save=save,
+        names = [self.work.bench.class_names[c] for c in classes]
+        found = fit(GENERATORS[s.generator], x, targets, self._rows(classes), s.own, self.seed, save=save, names=names,
                     state=state if state and state["phase"] == phase else None, every=SAVE_SECONDS,
                     stop=self.real.stop.is_set, title=f"{phase}, {s.generator}", quiet=self.work.quiet)
         if found is None:

@@ -55,6 +55,16 @@ class Job:
         return f"{re.sub(r'[^a-z0-9]+', '-', self.row.lower()).strip('-')}-seed{self.config.train.seed}"
 
     @property
+    def source(self) -> Job | None:
+        """The job whose finished run is read, where features are generated from it."""
+        return Job(self.start, self.config) if self.generate else None
+
+    @property
+    def folder(self) -> str:
+        """The name of the run folder, before data change."""
+        return f"{self.name}-{self.key}"
+
+    @property
     def key(self) -> str:
         """What the run's numbers depend on, as 12 hex digits: its config and the code."""
         own = method(self.config).__module__.removeprefix("vspcn_lib.").replace(".", "/")
@@ -129,8 +139,11 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
     place = {"gpus": gpus, "threads": max(1, cores() // count)}
     failed: dict[str, str] = {}
     pool = ThreadPoolExecutor(count)
-    # The key is taken here, once: the code may be edited while the runs last.
-    waiting = {pool.submit(_one, job, job.key, _folder(job, runs, data), records, slots, place): job for job in todo}
+    # Keys and folders are settled here, once: the code may be edited while the runs last, and folders are begun.
+    named = {j.folder: j for job in todo for j in (job, job.source) if j}
+    folders = {name: _folder(j, runs, data) for name, j in named.items()}
+    waiting = {pool.submit(_one, job, job.key, folders[job.folder], job.source and folders[job.source.folder], records,
+                           slots, place): job for job in todo}
     try:
         for future in tqdm(as_completed(waiting), "runs", len(todo), disable=not todo):
             job, message = waiting[future], future.result()
@@ -144,24 +157,23 @@ def execute(jobs: Sequence[Job], runs: Path, records: Path, any_code: bool = Fal
 
 def _folder(job: Job, runs: Path, data: Data) -> Path:
     """The run folder of a job; of one begun or finished there with other data a new one, numbered, beside it."""
-    number, out = 1, runs / f"{job.name}-{job.key}"
+    number, out = 1, runs / job.folder
     while (began := RunFolder(out).read_json("inputs.json")) and (changed := data.changed(job.config, began)):
         print(f"{out} is of other data than there are now: {changed}; {job.name} is run anew beside it")
         number += 1
-        out = runs / f"{job.name}-{job.key}-{number}"
+        out = runs / f"{job.folder}-{number}"
     return out
 
 
-def _one(job: Job, key: str, out: Path, records: Path, slots: Queue[int], place: dict[str, Any]) -> str:
-    """Run one job in a process of its own; returns what went wrong, empty if nothing did."""
+def _one(job: Job, key: str, out: Path, start: Path | None, records: Path, slots: Queue[int],
+         place: dict[str, Any]) -> str:
+    """Run one job in a process of its own, which may read the run `start`; what went wrong, empty if nothing did."""
     slot = slots.get()
     try:
         RunFolder.create(out, job.config, resume=(out / "config.json").exists())
         process = CONTEXT.Process(target=finish, args=(out, slot, place))
-        if job.generate:
-            start = Job(job.start, job.config)
-            read = out.parent / f"{start.name}-{start.key}", job.config, job.generate
-            process = CONTEXT.Process(target=finish_generated, args=(out, slot, place, *read))
+        if start:
+            process = CONTEXT.Process(target=finish_generated, args=(out, slot, place, start, job.config, job.generate))
         process.start()
         process.join()
         if process.exitcode:

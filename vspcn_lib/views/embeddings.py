@@ -15,7 +15,7 @@ from vspcn_lib.data.images import image_cache
 from vspcn_lib.data.photos import photo_identity
 from vspcn_lib.data.splits import Benchmark
 from vspcn_lib.runs.embedded import read_embedded
-from vspcn_lib.runs.evaluation import forward
+from vspcn_lib.runs.evaluation import embed
 from vspcn_lib.runs.folder import RunError, RunFolder
 from vspcn_lib.runs.identity import DATA, differences, identity, open_benchmark
 from vspcn_lib.runs.trained import load_trained
@@ -75,7 +75,7 @@ def _computed(run: Path, work: Workspace, model: ZeroShotModel, indices: np.ndar
     batches = work.batches(indices, augment=False)
     parts = []
     for x, _, _ in tqdm(batches.epoch(0), "embeddings", len(batches), leave=False, disable=not progress):
-        found = forward(model, x)
+        found = embed(work.config, model, x)
         if "cls" not in found:
             raise RunError(f"{run} is a run of {work.config.model.method}, which embeds {', '.join(found)} and no cls "
                            "token: choose a run of another method")

@@ -11,7 +11,7 @@ from vspcn_lib.methods.generative.cegzsl import CEGZSL, CEGZSLConfig
 from vspcn_lib.methods.generative.cvae import CVAE, CVAEConfig
 from vspcn_lib.methods.generative.features import GenerativeError, Scaler, check, join
 from vspcn_lib.methods.generative.flow import Flow, FlowConfig
-from vspcn_lib.methods.generative.generator import fit
+from vspcn_lib.methods.generative.generator import Generator, fit, noisy_rows, random
 
 KINDS = {
     "cegzsl": (CEGZSL, CEGZSLConfig(steps=6, critic_steps=2, batch_size=16, hidden=16, embedding=8, contrast=4,
@@ -174,10 +174,50 @@ def test_a_loss_that_is_not_finite_names_the_setting():
         fit(CVAE, 1e30 * _mixture()[0], *_mixture()[1:], CVAEConfig(steps=3, lr=1.0), 0)
 
 
+class _Diverging(Generator):
+    """Its loss or its weight is no number any more after its third step."""
+
+    name = "vae"
+
+    def __init__(self, dim, attributes, settings):
+        super().__init__(dim, attributes, settings)
+        self.weight, self.steps = torch.nn.Parameter(torch.ones(2)), 0
+
+    def optimisers(self):
+        return []
+
+    def step(self, batch, rows, rng, optimisers):
+        self.steps += 1
+        with torch.no_grad():
+            self.weight[1] = torch.nan if self.steps >= 3 and self.harm == "weight" else 1.0
+        return {"kl": torch.tensor(torch.inf if self.steps >= 3 and self.harm == "loss" else 1.0)}
+
+
+@pytest.mark.parametrize(("harm", "words"), [("loss", "the loss 'kl' is inf at step 2: lower vae.lr"),
+                                             ("weight", "the weight 'weight' is nan at step 2: lower vae.lr")])
+def test_a_state_that_is_not_finite_is_never_saved(harm, words):
+    kind, steps = type("D", (_Diverging,), {"harm": harm}), CVAEConfig(steps=40)
+    saved, calls = [], iter(range(100))
+    with pytest.raises(GenerativeError, match=words):  # by Stop
+        fit(kind, *_mixture(), steps, 0, save=saved.append, stop=lambda: next(calls) == 2)
+    assert saved == []
+    with pytest.raises(GenerativeError, match=words):  # by the clock
+        fit(kind, *_mixture(), steps, 0, save=lambda s: saved.append((s["step"], s["model"]["weight"].clone())),
+            every=-1.0)
+    assert [step for step, _ in saved] == [1, 2] and all(torch.isfinite(w).all() for _, w in saved)
+    with pytest.raises(GenerativeError, match=words):  # at the end
+        fit(kind, *_mixture(), CVAEConfig(steps=3), 0, save=saved.append)
+    assert len(saved) == 2
+
+
 def test_the_classes_of_a_check_are_named():
     features, targets, rows = _mixture()
+    names = ["jay", "wren", "tit", "auk"]
     with pytest.raises(GenerativeError, match="class 'wren' has no feature"):
-        check(features[targets != 1], targets[targets != 1], rows, ["jay", "wren", "tit", "auk"])
+        check(features[targets != 1], targets[targets != 1], rows, names)
+    rows[2] = 0
+    with pytest.raises(GenerativeError, match="attributes of class 'tit' hold NaN, infinite values or only zeros"):
+        fit(Flow, features, targets, rows, KINDS["flow"][1], 0, names=names)
 
 
 @pytest.mark.parametrize("how", ["standardise", "minmax"])
@@ -193,6 +233,14 @@ def test_scaling_is_of_the_training_features_and_comes_back(how):
         np.testing.assert_allclose(scaled.double().mean(0), 0, atol=1e-5)
     torch.testing.assert_close(scaler.back(scaled), features)
     assert torch.isfinite(scaler(features + 100)).all()
+
+
+def test_noise_on_rows_is_a_share_of_their_length_and_follows_from_the_words():
+    rows = torch.nn.functional.normalize(torch.rand(400, 30), dim=1)
+    noise = noisy_rows(rows, 0.3, random(1)) - rows
+    assert noise.square().sum(1).mean().sqrt().item() == pytest.approx(0.3, rel=0.03)
+    assert torch.equal(noisy_rows(rows, 0.3, random(1)) - rows, noise)
+    assert torch.equal(noisy_rows(rows, 0.0, random(1)), rows)
 
 
 def test_streams_stand_side_by_side_and_an_absent_one_is_named():

@@ -88,8 +88,8 @@ def supervised_contrast(zeta: Tensor, labels: Tensor, temperature: float) -> Ten
 class CEGZSL(Generator):
     """G(z,a), the critic D(x,a), the embedding h = E(x) with zeta, and the comparator F(h,a) of CE-GZSL.
 
-    One departure from the release: the comparator's gradients are cleared before every step there too (the release
-    lets them grow over an epoch).
+    One departure from the release: here the comparator's gradients, as all others, are cleared before every step. The
+    release lets them grow over an epoch.
     """
 
     name: ClassVar[str] = "cegzsl"

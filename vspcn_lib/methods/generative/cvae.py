@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vspcn_lib.config import check_range
-from vspcn_lib.methods.generative.generator import Batch, Generator, normal
+from vspcn_lib.methods.generative.generator import Batch, Generator, noisy_rows, normal
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class CVAEConfig:
     batch_size: int = 128
     """features in a batch"""
     lr: float = 1e-3
-    """peak learning rate of Adam"""
+    """peak learning rate of AdamW"""
     weight_decay: float = 1e-4
     """of AdamW: keeps what the decoder makes of a class row smooth"""
     hidden: int = 512
@@ -85,8 +85,7 @@ class CVAE(Generator):
         """One step on -ELBO."""
         s = self.settings
         features, targets = batch()
-        a = rows[targets]
-        a = a + s.row_noise / math.sqrt(self.attributes) * normal(a, tuple(a.shape), rng)
+        a = noisy_rows(rows[targets], s.row_noise, rng)
         parts = self.negative_elbo(features, a, normal(features, (len(features), s.latent), rng))
         optimisers[0].zero_grad(set_to_none=True)
         (parts["reconstruction"] + s.beta * parts["kl"]).backward()

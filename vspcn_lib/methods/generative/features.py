@@ -40,9 +40,10 @@ def check(features: Tensor, targets: Tensor, attributes: Tensor, names: list[str
     if bad.any():
         raise GenerativeError(f"{int(bad.sum())} of {len(features)} feature vectors hold NaN or infinite values, first "
                               f"number {int(bad.nonzero()[0])}: the run's weights are damaged, train it again")
-    if not torch.isfinite(attributes).all():
-        first = int((~torch.isfinite(attributes).all(1)).nonzero()[0])
-        raise GenerativeError(f"the attributes of class '{names[first]}' hold NaN or infinite values: mend that row")
+    unfit = (~torch.isfinite(attributes).all(1) | ~attributes.any(1)).nonzero()
+    if len(unfit):
+        raise GenerativeError(f"the attributes of class '{names[int(unfit[0])]}' hold NaN, infinite values or only "
+                              "zeros: mend that row")
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(attributes):
         raise GenerativeError(f"targets lie in {int(targets.min())}..{int(targets.max())}, but there are "
                               f"{len(attributes)} rows of attributes: give the row of each class that has features")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vspcn_lib.config import check_range
-from vspcn_lib.methods.generative.generator import Batch, Generator, normal
+from vspcn_lib.methods.generative.generator import Batch, Generator, noisy_rows, normal
 
 FREQUENCIES = 8  # of the time embedding: sin and cos of pi k t, k = 1..8
 
@@ -88,8 +88,7 @@ class Flow(Generator):
              optimisers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
         """One step on the flow-matching loss."""
         features, targets = batch()
-        a = rows[targets]
-        a = a + self.settings.row_noise / math.sqrt(self.attributes) * normal(a, tuple(a.shape), rng)
+        a = noisy_rows(rows[targets], self.settings.row_noise, rng)
         t = torch.rand((len(features), 1), generator=rng).to(features)
         loss = self.loss(features, a, normal(features, tuple(features.shape), rng), t)
         optimisers[0].zero_grad(set_to_none=True)

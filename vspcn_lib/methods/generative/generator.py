@@ -29,6 +29,11 @@ def normal(like: Tensor, shape: tuple[int, ...], rng: torch.Generator) -> Tensor
     return torch.randn(shape, generator=rng).to(like)
 
 
+def noisy_rows(rows: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Unit rows [B,K] with N(0, share^2 / K) on each entry: noise of about `share` of a row's length."""
+    return rows + share / math.sqrt(rows.shape[1]) * normal(rows, tuple(rows.shape), rng)
+
+
 class Generator(nn.Module):
     """Draws features [n,D] for unit attribute rows [n,K]; a subclass says how, and how it is trained."""
 
@@ -83,15 +88,16 @@ BLOCK = 100  # features drawn at once
 
 def fit(kind: type[Generator], features: Tensor, targets: Tensor, attributes: Tensor, settings: Any, seed: int, *,
         state: dict[str, Any] | None = None, save: Callable[[dict[str, Any]], None] | None = None,
-        every: float = 300.0, stop: Callable[[], bool] = lambda: False, title: str = "",
+        names: list[str] | None = None, every: float = 300.0, stop: Callable[[], bool] = lambda: False, title: str = "",
         quiet: bool = True) -> Generator | None:
     """Train a generator on scaled `features` [n,D] of classes `targets` [n], whose rows are `attributes` [S,K].
 
     What is random follows from (seed, step), so training that goes on from a `state` gives the same bits. `save`
-    gets a state every `every` seconds, at the end, and where `stop()` says so; then None is returned.
-    Raises `GenerativeError` for what does not fit, and for a loss that is not finite.
+    gets a state every `every` seconds, at the end, and where `stop()` says so; then None is returned. The classes'
+    `names` are for messages.
+    Raises `GenerativeError` for what does not fit, and for a loss or a weight that is not finite; none is ever saved.
     """
-    check(features, targets, attributes)
+    check(features, targets, attributes, names)
     rows = fitting(attributes, attributes.shape[1])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -105,7 +111,15 @@ def fit(kind: type[Generator], features: Tensor, targets: Tensor, attributes: Te
         first = state["step"]
     size, saved = min(settings.batch_size, len(features)), time.monotonic()
 
+    def check_finite(what: str, numbers: dict[str, Tensor], step: int) -> None:
+        for name, value in numbers.items():
+            bad = value[~torch.isfinite(value)]
+            if len(bad):
+                raise GenerativeError(f"{kind.name}: the {what} '{name}' is {bad[0].item()} at step {step}: lower "
+                                      f"{kind.name}.lr; what was saved before is whole")
+
     def keep(step: int) -> None:
+        check_finite("weight", generator.state_dict(), step - 1)  # a loss is that of the weights before the step
         if save:
             save({"step": step, "model": generator.state_dict(),
                   "optimisers": [optimiser.state_dict() for optimiser in optimisers]})
@@ -123,17 +137,15 @@ def fit(kind: type[Generator], features: Tensor, targets: Tensor, attributes: Te
             for group, peak in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = peak * generator.rate(step)
         parts = generator.step(batch, rows, rng, optimisers)
-        if step % 50 == 0 or step + 1 == settings.steps:
-            for name, value in parts.items():
-                if not torch.isfinite(value):
-                    raise GenerativeError(f"{kind.name}: the loss '{name}' is {value.item()} at step {step}: lower "
-                                          f"{kind.name}.lr; what was saved before is whole")
+        stopping = stop()
+        keeping = stopping or time.monotonic() - saved > every
+        if keeping or step % 50 == 0 or step + 1 == settings.steps:
+            check_finite("loss", parts, step)
             bar.set_postfix({name: f"{value.item():.3f}" for name, value in parts.items()})
-        if stop():
-            keep(step + 1)
-            return None
-        if time.monotonic() - saved > every:
+        if keeping:
             keep(step + 1)
             saved = time.monotonic()
+        if stopping:
+            return None
     keep(settings.steps)
     return generator.eval()

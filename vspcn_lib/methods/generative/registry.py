@@ -26,8 +26,9 @@ class GenerateConfig:
     scaling: Literal["standardise", "minmax"] = "standardise"
     """of features, dimension by dimension, from training images; minmax: to [0,1], as CE-GZSL's release has it"""
     folds: int = 0
-    """real seen features come from models retrained without their fold, this many; 0: from the model that was trained
-    on those very images. Features of a frozen ViT are the same either way, and cost nothing"""
+    """real seen features come from models retrained without their fold, this many; 0: from the run's own model, which
+    was trained on those very images, but for the few of each class that it held out for calibration and that are mixed
+    in. Features of a frozen ViT are the same either way, and cost nothing"""
     classifier: Literal["softmax", "nearest"] = "softmax"
     """linear softmax, or nearest class mean (whose tau is chosen on validation: no number of features shifts it)"""
     ratios: tuple[float, ...] = (1.0, 4.0, 16.0, 64.0)
