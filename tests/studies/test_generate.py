@@ -17,7 +17,7 @@ from world import make_config, make_folder, make_vit
 
 from vspcn_lib.commands.cli import _parse, main
 from vspcn_lib.config import Config, ConfigError, as_dict, update
-from vspcn_lib.methods.generative.features import GenerativeError
+from vspcn_lib.methods.generative.features import GenerativeError, join
 from vspcn_lib.methods.generative.registry import GENERATORS, GenerateConfig, read_settings
 from vspcn_lib.metrics import gzsl_metrics
 from vspcn_lib.runs.evaluation import LeakError
@@ -263,6 +263,53 @@ def test_features_of_another_run_and_other_mistakes_are_one_sentence(world, prom
     with pytest.raises(RunError, match=r"no result\.json: finish it with"):
         generate(unfinished, tmp_path / "none", SMALL)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_of_another_kind_and_a_source_run_that_changed_are_refused(prompted, tmp_path):
+    work, trained, _ = prompted
+    run(work.config, tmp_path / "plain", work=work)
+    before = sorted(p.name for p in (tmp_path / "plain").iterdir())
+    (tmp_path / "plain" / "result.json").unlink()
+    for out in (tmp_path / "plain", trained):  # an unfinished run, and the source itself
+        with pytest.raises(RunError, match="holds a run of images, not of generated features"):
+            generate(trained, out, SMALL, resume=True, work=work)
+    assert {*before} - {"result.json"} == {p.name for p in (tmp_path / "plain").iterdir()}
+    run(work.config, tmp_path / "plain", resume=True, work=work)  # nothing of it is lost
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    result = generate(copy, tmp_path / "out", SMALL, work=work)
+    assert generate(copy, tmp_path / "out", SMALL, resume=True, work=work) == result
+    kept = (tmp_path / "out" / "generate.json").read_bytes()
+    for file in ("checkpoint.safetensors", "result.json", "selection.json", "scores.npz"):
+        shutil.copy(tmp_path / "plain" / file, copy / file)
+    state = load_file(copy / "checkpoint.safetensors")
+    RunFolder(copy).save_checkpoint({n: t + 1 for n, t in state.items()}, work.backbone.source)  # trained anew
+    with pytest.raises(RunError, match="is finished, of other data than there are now: another trained run"):
+        generate(copy, tmp_path / "out", SMALL, resume=True, work=work)
+    (tmp_path / "out" / "result.json").unlink()
+    with pytest.raises(RunError, match="another trained run"):
+        generate(copy, tmp_path / "out", SMALL, resume=True, work=work)
+    assert (tmp_path / "out" / "generate.json").read_bytes() == kept
+
+
+def test_what_a_kill_left_before_any_work_is_resumed_as_a_generator(world, tmp_path, monkeypatch):
+    work, trained, _ = world
+    monkeypatch.setattr("vspcn_lib.studies.generate.load_trained", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        generate(trained, tmp_path / "out", SMALL, work=work)
+    assert json.loads((tmp_path / "out" / "generate.json").read_text())["settings"] == SMALL.kept()
+    monkeypatch.undo()
+    assert generate(trained, tmp_path / "out", SMALL, work=work)["generator"] == SMALL.generator  # without --resume too
+
+
+def test_a_stream_that_the_model_lacks_is_named_before_folds_are_retrained(world, tmp_path, monkeypatch):
+    work, trained, _ = world
+    monkeypatch.setattr(features_module, "fit", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(GenerativeError, match="has only cls"):
+        generate(trained, tmp_path / "a", replace(SMALL, streams="visual", folds=2), work=work)
+    with pytest.raises(GenerativeError, match="none of the streams cls, visual, semantic"):
+        join({"regions": torch.zeros(2, 3, 4)}, "all")
 
 
 def test_a_half_trained_fold_goes_on_for_its_own_run_and_images_alone(prompted, tmp_path, monkeypatch):

@@ -169,7 +169,8 @@ def _generate(a: options.Generate) -> None:
     from vspcn_lib.runs.folder import RunFolder
     from vspcn_lib.studies.generate import generate
 
-    out = a.out or a.run.with_name(f"{a.run.name}-{a.config.generator}")
+    run = a.run if a.run.name.strip(".") else a.run.resolve()  # "." and ".." have no name of their own
+    out = a.out or run.with_name(f"{run.name}-{a.config.generator}")
     _show_generated(RunFolder(a.run).config(), generate(a.run, out, a.config, a.resume, a.features), out)
 
 

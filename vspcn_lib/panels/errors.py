@@ -22,7 +22,7 @@ from vspcn_lib.panels.live.bars import Bars
 from vspcn_lib.panels.live.base import atlas
 from vspcn_lib.panels.live.thumbs import Thumbs
 from vspcn_lib.panels.opening import opening
-from vspcn_lib.runs.evaluation import forward
+from vspcn_lib.runs.evaluation import embed
 from vspcn_lib.runs.folder import RunFolder
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
@@ -76,7 +76,7 @@ class Errors:
             return [[], [], []]
         if row not in self._spoke:
             x = next(iter(self.work.batches(self.indices[row:row + 1], augment=False).epoch(0)))[0]
-            embedded = self.model.read(forward(self.model, x))[0].cpu()
+            embedded = self.model.read(embed(self.work.config, self.model, x))[0].cpu().float()
             prototypes = self.model.prototypes(torch.as_tensor(self.bench.prototypes, device=x.device)).cpu()
             words = [plots.plain_name(n) for n in self.bench.attribute_names]
             terms = (embedded * prototypes[self.best[row].copy()]).numpy()

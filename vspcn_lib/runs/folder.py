@@ -25,7 +25,7 @@ from vspcn_lib.system import files
 from vspcn_lib.system.digests import tensor_digest
 from vspcn_lib.system.files import Busy, Damaged, checked, exclusive, sync_folder, whole_rows
 
-_FIRST = ("inputs.json", "environment.json")  # a folder of these, config.json and the lock alone holds no run yet
+_FIRST = ("inputs.json", "environment.json", "generate.json")  # of these, config.json and the lock alone: no run yet
 
 
 class RunError(RuntimeError):

@@ -48,6 +48,14 @@ def extract(work: Workspace, model: ZeroShotModel, indices: np.ndarray) -> dict[
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
+def trained_digest(run: Path) -> str:
+    """sha256 of the trained weights of a run. Raises `RunError` where they are missing."""
+    file = run / "checkpoint.safetensors"
+    if not file.exists():
+        raise RunError(f"{file} does not exist: finish the run with `python -m vspcn_lib resume {run}`")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def deal(bench: Benchmark, indices: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
     """`indices` dealt to `folds` lists, the images of every class in turn, in an order drawn by `seed`."""
     rng, fold = np.random.default_rng(seed), np.empty(len(indices), int)
@@ -78,8 +86,8 @@ class RealFeatures:
 
     @property
     def digest(self) -> str:
-        """sha256 of the run's weights: features of another run are refused."""
-        return hashlib.sha256((self.run / "checkpoint.safetensors").read_bytes()).hexdigest()
+        """That of the run's weights: features of another run are refused."""
+        return trained_digest(self.run)
 
     @property
     def held_out(self) -> int:

@@ -17,10 +17,12 @@ from vspcn_lib.methods.generative.features import GenerativeError, Scaler, join
 from vspcn_lib.methods.generative.generator import Generator, fit
 from vspcn_lib.methods.generative.registry import GENERATORS, GenerateConfig, read_settings
 from vspcn_lib.runs.evaluation import evaluate, made_by, test_metrics
+from vspcn_lib.runs.finished import check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder
+from vspcn_lib.runs.identity import look_up
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
-from vspcn_lib.studies.features import RealFeatures, is_frozen
+from vspcn_lib.studies.features import RealFeatures, extract, is_frozen, trained_digest
 from vspcn_lib.train import SAVE_SECONDS, Interrupted, stop_on_interrupt
 
 
@@ -45,18 +47,24 @@ def generate(run: Path, out: Path, settings: GenerateConfig, resume: bool = Fals
     if start.read_json("result.json") is None:
         raise RunError(f"{run} has no result.json: finish it with `python -m vspcn_lib resume {run}`")
     with RunFolder.open(out, config, resume) as folder:
-        _same_settings(folder, settings)
+        _check_folder(folder, settings)
+        store = features or out.parent / f"features-of-{run.resolve().name}-folds{settings.folds}"
+        asked = {"run": str(run.resolve()), "features": str(store.resolve()), "settings": settings.kept()}
+        if folder.read_json("generate.json") is None:
+            # Before any work: whoever resumes what a kill left here must find that it is no run of images.
+            folder.write_json("generate.json", asked)
         done = folder.read_json("result.json")
         if done:
+            data = work.inputs if work else look_up(config, backbone=False)
+            check_finished(folder, done, config, {**data, "trained run": trained_digest(run)})
             return done
         work, model = load_trained(start, work)
-        store = features or out.parent / f"features-of-{run.name}-folds{settings.folds}"
+        join(extract(work, model, work.bench.trainval[:1]), settings.streams)  # now: folds may retrain for hours
         real = RealFeatures(run, work, model, start.read_json("selection.json")["best"]["epoch"], settings.folds, store,
                             stop or Event())
         folder.check_inputs({**work.inputs, "trained run": real.digest})
+        folder.write_json("generate.json", asked)  # the run and its features may have moved
         folder.write_json("environment.json", made_by(folder))
-        folder.write_json("generate.json", {"run": str(run.resolve()), "features": str(store.resolve()),
-                                             "settings": settings.kept()})
         begun = time.monotonic() - (folder.load_state() or {}).get("seconds", 0.0)
         generation = Generation(settings, work, folder, real, begun)
         try:
@@ -75,8 +83,11 @@ def again(out: Path) -> dict[str, Any]:
     return generate(Path(kept["run"]), out, read_settings(kept["settings"]), True, Path(kept["features"]))
 
 
-def _same_settings(folder: RunFolder, settings: GenerateConfig) -> None:
-    """Raise `RunError` where the folder was begun with other settings, naming them."""
+def _check_folder(folder: RunFolder, settings: GenerateConfig) -> None:
+    """Raise `RunError` where the folder holds a run of images, or was begun with other settings, naming them."""
+    if folder.read_json("generate.json") is None and any((folder.path / name).exists() for name in (
+            "result.json", "selection.json", "state.pt", "steps.jsonl")):
+        raise RunError(f"{folder.path} holds a run of images, not of generated features: choose another --out")
     began, now = (folder.read_json("generate.json") or {}).get("settings"), settings.kept()
     if began is not None and began != now:
         differ = [n for n in {**began, **now} if began.get(n) != now.get(n)]
@@ -208,5 +219,6 @@ class Generation:
 
 def describe(row: dict[str, Any]) -> str:
     """One line on a number of synthetic features, beside what a tau would give."""
-    return ("{samples} synthetic features a class: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau {tau:+.2f}; "
-            .format(**row) + "with a tau of {tau:+.2f} H {H:.1f}".format(**row["with_tau"]))
+    read, also = metrics.tau_text(row["tau"]), row["with_tau"]
+    return ("{samples} synthetic features a class: validation U {U:.1f}  S {S:.1f}  H {H:.1f} at tau ".format(**row)
+            + f"{read}; with a tau of {metrics.tau_text(also['tau'])} H {also['H']:.1f}")

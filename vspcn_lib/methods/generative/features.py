@@ -15,8 +15,11 @@ class GenerativeError(ValueError):
 def join(features: dict[str, Tensor], streams: str) -> Tensor:
     """One vector an image [n,D']: the stream that is named, or with "all" every stream that exists, side by side.
 
-    Raises `GenerativeError` for a stream that the model does not have.
+    Raises `GenerativeError` for a stream that the model does not have, and for a model that has none.
     """
+    if not set(features) & set(STREAMS):
+        raise GenerativeError(f"this run's model gives an image a vector by none of the streams {', '.join(STREAMS)}: "
+                              "start from a run of VSPCN, of the linear head, of VPT or of fine-tuning")
     if streams == "all":
         return torch.cat([features[s].float() for s in STREAMS if s in features], dim=1)
     if streams not in features:
