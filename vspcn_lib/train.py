@@ -151,9 +151,9 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
                     optimiser.zero_grad(set_to_none=True)
                     if acc.is_main_process:
                         row = {k: round(v.item(), 5) for k, v in parts.items()}
-                        rates = [group["lr"] for group in optimiser.param_groups]
-                        folder.log("steps.jsonl", {"phase": phase, "step": step, "lr": rates, "norm": norm.item(),
-                                                   **row})
+                        part = model.rate(1.0, step, total, epoch)  # of each group's own peak
+                        folder.log("steps.jsonl", {"phase": phase, "step": step, "of_peak_lr": part,
+                                                   "norm": norm.item(), **row})
                         bar.set_postfix(loss=f"{row['total']:.3f}", refresh=False)
                     stopping = stopping or (acc.num_processes == 1 and stop.is_set())  # several must agree first
                     if stopping or time.monotonic() - saved > SAVE_SECONDS:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from vspcn_lib.system.files import whole_rows
 from vspcn_lib.views import plots
 
-LOG = ("phase", "step", "lr", "norm", "time")  # columns of steps.jsonl that are no part of the loss
+LOG = ("phase", "step", "of_peak_lr", "lr", "norm", "time")  # columns of steps.jsonl that are no part of the loss
 
 
 def read_curves(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

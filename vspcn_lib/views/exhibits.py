@@ -12,7 +12,7 @@ from vspcn_lib.config import as_dict
 from vspcn_lib.runs.folder import RunError, RunFolder, replacing
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.studies.records import anywhere, provenance
-from vspcn_lib.views.curves import read_curves
+from vspcn_lib.views.curves import LOG, read_curves
 from vspcn_lib.views.embeddings import cls_embeddings, separation, tsne_layout
 from vspcn_lib.views.plots import plain_name
 from vspcn_lib.views.trained import unseen_attention
@@ -44,7 +44,7 @@ def write_exhibit(runs: dict[str, Path], target: Path, perplexity: int = 30) -> 
         "tsne": {"perplexity": perplexity, "labels": labels.tolist(), "unseen": unseen.tolist(),
                  "names": found.bench.class_names, "layouts": layouts,
                  "separation": numbers},
-        "curves": {"steps": _columns(steps.drop(columns=["time", "lr", "norm"])),
+        "curves": {"steps": _columns(steps[["phase", "step", *(c for c in steps if c not in LOG)]]),
                    "epochs": _columns(epochs.drop(columns=["time"]))}}
     if found.bench.name == "birdlets":
         work, model = load_trained(folder)
