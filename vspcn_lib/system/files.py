@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MAGIC = b"vspcn checked 1 "  # then 64 hex digits of sha256, a line break, and the data
 
@@ -28,10 +32,13 @@ class Damaged(ValueError):
 def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, which the system frees when the process dies, however it dies.
 
-    Raises `Busy` where another process (or another `exclusive` of this one) holds it and `wait` is false. On a
-    file system without locks nothing is held: two writers are then the user's affair. The lock file stays.
+    Raises `Busy` where another process (or another `exclusive` of this one) holds it and `wait` is false. On Windows,
+    and on a file system without locks, nothing is held: two writers are then the user's affair. The lock file stays.
     """
     with path.open("a+b") as file:
+        if fcntl is None:
+            yield
+            return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
@@ -61,7 +68,9 @@ def build_folder(folder: Path, complete: Callable[[Path], bool], write: Callable
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames inside `folder` survive a power cut."""
+    """Make the renames inside `folder` survive a power cut; Windows opens no folders, so nothing is done there."""
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

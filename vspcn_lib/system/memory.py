@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -25,7 +24,7 @@ def keep_freed_memory() -> bool:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
     return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
@@ -41,7 +40,10 @@ def room(shape: tuple[int, ...], largest: int | None = None) -> np.ndarray:
 
 
 def peak_mib(device: torch.device | str = "cpu") -> float:
-    """The most memory that this process held so far, MiB: torch's counter on CUDA, else the resident set."""
+    """The most memory that this process held so far, MiB: torch's counter on CUDA, else the resident set.
+
+    0 where the system counts neither.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -51,5 +53,9 @@ def peak_mib(device: torch.device | str = "cpu") -> float:
                 return int(line.split()[1]) / 2**10
     except OSError:
         pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 2**10
