@@ -274,9 +274,9 @@ def test_a_benchmark_folder_brings_its_own_phrases(tmp_path):
     assert plain.source != own.source
     for rows, words in (("name,phrase\n", "the header must be 'attribute,phrase'"), ("", "the header must be"),
                         ("attribute,phrase\nhas_size::smal,tiny\n", "did you mean 'has_size::small'"),
-                        ("attribute,phrase\nhas_size::small,tiny\nhas_size::small,wee\n", "row 3: .* occurs twice"),
+                        ("attribute,phrase\nhas_size::small,tiny\nhas_size::small,wee\n", "line 3: .* occurs twice"),
                         ("attribute,phrase\nhas_size::small, -\n", "'-' cannot be the phrase of 'has_size::small'"),
-                        ("attribute,phrase\nhas_size::small,a,b\n", "row 2: 3 fields")):
+                        ("attribute,phrase\nhas_size::small,a,b\n", "line 2: 3 fields")):
         (folder / "phrases.csv").write_text(rows)
         with pytest.raises(BenchmarkError, match=words):
             load_benchmark(folder)
