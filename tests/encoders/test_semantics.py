@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import ATTRIBUTES, make_config, make_folder, make_vit
 
@@ -113,7 +113,73 @@ def test_gloves_own_text_needs_no_header(tmp_path):
         attribute_vectors(["red", "crown"], _write(tmp_path / "nan.txt", "red 1 2 3\ncrown 1 nan 3\n"))
 
 
+def _forms(folder, rows, count=None, mark=b"", last=b""):
+    """One file of word vectors for each format, plain and under gzip; `rows` maps words, as bytes, to numbers."""
+    head = f"{len(rows) if count is None else count} {len(next(iter(rows.values())))}\n".encode()
+    text = b"".join(word + b" " + " ".join(map(str, numbers)).encode() + b"\n" for word, numbers in rows.items())
+    binary = b"".join(word + b" " + np.array(numbers, "<f4").tobytes() for word, numbers in rows.items())
+    lines = binary if not last else b"".join(
+        word + b" " + np.array(numbers, "<f4").tobytes() + b"\n" for word, numbers in rows.items())
+    made = {"glove.txt": text, "w2v.txt": head + text, "w2v.bin": head + lines}
+    for name, data in made.items():
+        (folder / name).write_bytes(mark + data + last)
+        (folder / f"{name}.gz").write_bytes(gzip.compress(mark + data + last))
+    return [folder / f"{name}{end}" for name in made for end in ("", ".gz")]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("last", [b"", b"\n", b"\n \r\n\n"])
+def test_a_mark_blank_lines_and_words_that_are_no_utf8_lose_no_word(mark, last, tmp_path):
+    rows = {b"red": [1, 2, 3], "vögel".encode("latin-1"): [5, 5, 5], "Żuraw".encode(): [4, 4, 4], b"crown": [3, 2, 1]}
+    for file in _forms(tmp_path, rows, mark=mark, last=last):
+        found = attribute_vectors(["red", "crown", "żuraw"], str(file), {"żuraw": "red"})
+        assert found.values.tolist() == [[1, 2, 3], [3, 2, 1], [1, 2, 3]], file.name
+        assert not any("leaves out" in note for note in found.notes)
+        every = load_vectors(str(file))
+        assert len(every) == 4 and every["Żuraw"].tolist() == [4, 4, 4] and every["v\ufffdgel"].tolist() == [5, 5, 5]
+
+
+def test_blank_lines_above_and_between_rows_are_passed_over(tmp_path):
+    for text in ("\nred 1 2 3\n\n\ncrown 3 2 1\n", "\r\n2 3\r\n\r\nred 1 2 3\r\n \r\ncrown 3 2 1"):
+        found = attribute_vectors(["red", "crown"], _write(tmp_path / "v.txt", text))
+        assert found.values.tolist() == [[1, 2, 3], [3, 2, 1]]
+    for text, words in (("\n2 3\n\nred 1 2 3\ncrown 3 2\n", "line 5 has not 3 numbers"),
+                        ("red 1 2 3\n\ncrown 3 2\n", "line 3 has not 3 numbers"),
+                        ("red 1 2 3\n\ncrown 3 2 x\n", "line 3: could not convert"),
+                        ("2 3\nred 1 2 3 4\ncrown 3 2 1\n", "line 2 has not 3 numbers")):
+        with pytest.raises(SemanticsError, match=words):
+            attribute_vectors(["crown"], _write(tmp_path / "v.txt", text))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 99_999_999_999])
+def test_a_file_that_has_other_rows_than_its_first_line_says_is_refused(count, tmp_path):
+    rows = {b"red": [1, 2, 3], b"crown": [3, 2, 1], b"wing": [4, 4, 4]}
+    for file in _forms(tmp_path, rows, count):
+        if file.name.startswith("w2v"):
+            with pytest.raises(SemanticsError, match=rf"{file.name}: its first line says {count} rows, .* has 3: "):
+                attribute_vectors(["red"], str(file))
+    whole = b"3 3\n" + b"".join(w + b" " + np.array(n, "<f4").tobytes() for w, n in rows.items())
+    (tmp_path / "cut.bin").write_bytes(whole[:-5])
+    with pytest.raises(SemanticsError, match=r"cut.bin: its first line says 3 rows .* has 2 and 12 bytes more"):
+        attribute_vectors(["red"], str(tmp_path / "cut.bin"))
+
+
+def test_a_binary_file_longer_than_what_is_read_at_once_is_gensims(tmp_path, monkeypatch):
+    from gensim.models import KeyedVectors
+
+    from vspcn_lib.encoders import words
+
+    vectors = KeyedVectors(7)
+    vectors.add_vectors([f"w{i}" for i in range(50)], np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32))
+    vectors.save_word2vec_format(str(tmp_path / "v.bin"), binary=True)
+    monkeypatch.setattr(words, "_LONGEST", 45)  # now and then within a word, a number, a row
+    found = load_vectors(str(tmp_path / "v.bin"))
+    assert found.index_to_key == vectors.index_to_key
+    np.testing.assert_array_equal(found.vectors, vectors.vectors)
+
+
 @given(st.lists(st.lists(st.floats(-9, 9, width=32), min_size=4, max_size=4), min_size=1, max_size=5))
+@settings(deadline=None)
 def test_words_of_one_file_are_the_same_in_both_formats(rows):
     import tempfile
     from pathlib import Path
