@@ -217,6 +217,10 @@ def test_rows_of_a_file_are_taken_in_the_attributes_order(tmp_path):
     np.save(tmp_path / "bad.npy", np.array([{}] * 6), allow_pickle=True)
     with pytest.raises(SemanticsError, match=r"cannot be read as a .npy"):
         attribute_vectors(ATTRIBUTES, str(tmp_path / "bad.npy"))
+    with (tmp_path / "bad.npy").open("wb") as file:
+        np.savez(file, rows, rows)
+    with pytest.raises(SemanticsError, match=r"bad.npy is a .npz of 2 arrays under the name of a .npy"):
+        attribute_vectors(ATTRIBUTES, str(tmp_path / "bad.npy"))
 
 
 def _saved(folder, rows):
@@ -346,3 +350,9 @@ def test_a_benchmark_folder_brings_its_own_phrases(tmp_path):
         (folder / "phrases.csv").write_text(rows)
         with pytest.raises(BenchmarkError, match=words):
             load_benchmark(folder)
+    (tmp_path / "config.json").unlink()
+    for text in ('["a"]', "[]", "{}", "3", '"a"', '[{"path": ""}]', '[{"type": 3}]',
+                 '[{"type": "sentence_transformers.models.Transformer"}, null]'):
+        (tmp_path / "modules.json").write_text(text)
+        with pytest.raises(SemanticsError, match=r"modules.json must be a list of modules, each with its 'type'"):
+            check_source(str(tmp_path))

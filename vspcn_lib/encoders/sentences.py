@@ -23,7 +23,11 @@ def check_folder(folder: Path) -> str:
     """
     modules, config = (_json(folder / name) for name in ("modules.json", "config.json"))
     if modules is not None:
-        kinds = [str(m.get("type")) for m in modules] if isinstance(modules, list) else ["no list"]
+        rows = modules if isinstance(modules, list) else []
+        kinds = [row["type"] for row in rows if isinstance(row, dict) and isinstance(row.get("type"), str)]
+        if not kinds or len(kinds) < len(rows):
+            raise SemanticsError(f"{folder / 'modules.json'} must be a list of modules, each with its 'type', as "
+                                 "sentence-transformers writes it: get the file again")
         foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
         if foreign:  # the library would import it
             raise SemanticsError(f"{folder / 'modules.json'} asks for '{foreign[0]}', code that is not "
