@@ -320,6 +320,72 @@ def test_a_clip_text_tower_gives_its_projected_unit_embeddings(tmp_path):
         attribute_vectors(ATTRIBUTES, str(folder))
 
 
+def _sentence_model(folder):
+    """A tiny BERT with random weights and mean pooling, saved as sentence-transformers saves one."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    letters = [chr(c) for c in range(97, 123)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    plain = folder.parent / "plain"
+    BertTokenizer(vocab={t: i for i, t in enumerate(tokens)}).save_pretrained(plain)
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokens), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=64)).save_pretrained(plain)
+    SentenceTransformer(str(plain), device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
+def _without(file, lost):
+    """Take the tensors whose names hold `lost` out of a file of weights, and count them."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(file)
+    kept = {k: v for k, v in state.items() if lost not in k}
+    save_file(kept, file, metadata={"format": "pt"})
+    return len(state) - len(kept)
+
+
+@pytest.mark.parametrize(("make", "lost"), [(_tower, "text_projection"), (_tower, "layers.1."),
+                                            (_tower, "final_layer_norm.bias"), (_sentence_model, "layer.1."),
+                                            (_sentence_model, "word_embeddings"),
+                                            (_sentence_model, "layer.0.output.LayerNorm.bias")])
+def test_a_folder_without_all_its_weights_is_refused_by_their_names(make, lost, tmp_path):
+    folder = make(tmp_path / "partial")
+    assert attribute_vectors(ATTRIBUTES, str(folder)).notes == ()
+    count = _without(folder / "model.safetensors", lost)
+    with pytest.raises(SemanticsError, match=rf"partial lacks {count} tensors of its model \(.*{lost}.* random"):
+        attribute_vectors(ATTRIBUTES, str(folder))
+
+
+def test_a_tower_saved_without_its_projection_is_refused(tmp_path):
+    from transformers import CLIPTextModel
+
+    folder = _tower(tmp_path / "tower")
+    CLIPTextModel.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(SemanticsError, match=r"tower lacks 1 tensors of its model \(text_projection.weight\)"):
+        attribute_vectors(ATTRIBUTES, str(folder))
+
+
+def test_what_no_vector_depends_on_may_be_missing_and_a_folder_below_is_checked_too(tmp_path):
+    folder = _sentence_model(tmp_path / "whole")
+    before = attribute_vectors(ATTRIBUTES, str(folder)).values
+    assert _without(folder / "model.safetensors", "pooler") == 2  # many are published without: means are pooled
+    np.testing.assert_array_equal(attribute_vectors(ATTRIBUTES, str(folder)).values, before)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"  # where older versions keep the model
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "0_Transformer").mkdir()
+    for file in folder.glob("*"):
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(folder / "0_Transformer" / file.name)
+    np.testing.assert_array_equal(attribute_vectors(ATTRIBUTES, str(folder)).values, before)
+    _without(folder / "0_Transformer" / "model.safetensors", "layer.1.")
+    with pytest.raises(SemanticsError, match=r"whole lacks 18 tensors"):
+        attribute_vectors(ATTRIBUTES, str(folder))
+
+
 def test_a_folder_that_is_no_text_encoder_is_refused_at_once(tmp_path):
     with pytest.raises(SemanticsError, match=r"is no text encoder: a sentence-transformers model has a modules.json"):
         check_source(str(tmp_path))
@@ -329,6 +395,12 @@ def test_a_folder_that_is_no_text_encoder_is_refused_at_once(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SemanticsError, match=r"config.json is not valid JSON"):
         check_source(str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    for text in ('["a"]', "[]", "{}", "3", '"a"', '[{"path": ""}]', '[{"type": 3}]',
+                 '[{"type": "sentence_transformers.models.Transformer"}, null]'):
+        (tmp_path / "modules.json").write_text(text)
+        with pytest.raises(SemanticsError, match=r"modules.json must be a list of modules, each with its 'type'"):
+            check_source(str(tmp_path))
 
 
 def test_a_benchmark_folder_brings_its_own_phrases(tmp_path):
@@ -350,9 +422,3 @@ def test_a_benchmark_folder_brings_its_own_phrases(tmp_path):
         (folder / "phrases.csv").write_text(rows)
         with pytest.raises(BenchmarkError, match=words):
             load_benchmark(folder)
-    (tmp_path / "config.json").unlink()
-    for text in ('["a"]', "[]", "{}", "3", '"a"', '[{"path": ""}]', '[{"type": 3}]',
-                 '[{"type": "sentence_transformers.models.Transformer"}, null]'):
-        (tmp_path / "modules.json").write_text(text)
-        with pytest.raises(SemanticsError, match=r"modules.json must be a list of modules, each with its 'type'"):
-            check_source(str(tmp_path))
