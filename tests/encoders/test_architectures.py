@@ -329,13 +329,33 @@ def test_pixels_are_scaled_as_the_weights_own_record_says_or_as_set(tmp_path):
                                           '{"mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1]}}')
     assert scale("deit_tiny_patch16_224") == (0.1, 0.3, "config.json)")
     assert scale("vit_tiny_patch16_224")[0] == 0.5  # the record is another model's
-    (tmp_path / "config.json").write_text('{"architecture": "deit_tiny_patch16_224", "pretrained_cfg": {"mean": 3}}')
+    (tmp_path / "config.json").write_text('{"architecture": "deit_tiny_patch16_224", "pretrained_cfg": [3]}')
     with pytest.raises(BackboneError, match=r"config.json is no record of timm's for w.safetensors \(TypeError"):
         scale("deit_tiny_patch16_224")
     _, _, note = architectures.pixel_record("vit_base_patch16_224", path.parent / "x" / "w.pth")
     assert "different pixel means" in note and "@FILE" in note
     assert architectures.pixel_record("vit_base_patch16_224.mae", path.parent / "x" / "w.pth")[2] == ""
     assert "bilinear" in architectures.pixel_record("vit_base_patch16_224_miil")[2]
+
+
+@pytest.mark.parametrize("text", ["[0, 0, 0]", "[NaN, 0.5, 0.5]", "[0.5, 0.5, 0.5, 0.5]", "[0.5]", "[124, 116, 104]",
+                                  '"555"', "3", '["0.5", "0.5", "0.5"]', "[true, true, true]", "null", "{}",
+                                  "[0.5, 0.5, 0.5, null]", "[-0.1, 0.5, 0.5]"])
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_a_record_beside_the_weights_that_is_no_pixel_scale_is_refused_by_file_and_field(field, text, tmp_path):
+    good, name = {"mean": "[0, 0.2, 1]", "std": "[0.1, 0.2, 1]"}, "deit_tiny_patch16_224"
+
+    def read(own):
+        fields = ", ".join(f'"{f}": {n}' for f, n in {**good, **own}.items())
+        (tmp_path / "config.json").write_text(f'{{"architecture": "{name}", "pretrained_cfg": {{{fields}}}}}')
+        return architectures.pixel_record(name, tmp_path / "w.safetensors")
+
+    assert (read({})[0].mean, read({})[0].std) == ((0.0, 0.2, 1.0), (0.1, 0.2, 1.0))
+    if (field, text) == ("mean", "[0, 0, 0]"):  # pixels in 0..1 as they are
+        assert read({field: text})[0].mean == (0, 0, 0)
+        return
+    with pytest.raises(BackboneError, match=rf"config.json: pretrained_cfg.{field} = .* must be three numbers in \["):
+        read({field: text})
 
 
 @pytest.mark.parametrize(("field", "text"), [("mean", "0.5"), ("mean", "a,b,c"), ("std", "0,0.2,0.2"),

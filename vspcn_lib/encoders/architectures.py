@@ -155,17 +155,23 @@ def channels(name: str, text: str) -> tuple[float, ...] | None:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
+    return _checked(name, found, text)
+
+
+def _checked(name: str, found: object, given: object) -> tuple[float, ...]:
+    """`found` as three floats of a pixel scale; `given` is how the field `name` has it. Raises `BackboneError`."""
     low = 1e-3 if name.endswith("std") else 0.0  # pixels are divided by it
-    if len(found) != 3 or not all(low <= number <= 1 for number in found):  # false for NaN
-        raise BackboneError(f"{name} = {text!r} must be three numbers in [{low}, 1], as 0.485,0.456,0.406")
-    return found
+    numbers = [n for n in found if type(n) in (int, float)] if isinstance(found, (tuple, list)) else []
+    if len(numbers) != 3 or len(found) != 3 or not all(low <= n <= 1 for n in numbers):  # false for NaN
+        raise BackboneError(f"{name} = {repr(given)[:80]} must be three numbers in [{low}, 1], as 0.485,0.456,0.406")
+    return tuple(map(float, numbers))
 
 
 def pixel_record(architecture: str, path: Path | None = None) -> tuple[Normalise, str, str]:
-    """The pixel mean and standard deviation that weights were trained with, whose record says so, and a warning or "".
+    """The pixel mean and deviation that weights were trained with, the record that says so, and a warning or "".
 
     A timm config.json beside the file comes before timm's table; there NAME.TAG is exact, and a bare NAME is its first
-    tag. Raises `BackboneError` for a config.json that cannot be read.
+    tag. Raises `BackboneError` for a config.json that cannot be read, or whose numbers are no pixel scale.
     """
     name, _, tag = architecture.partition(".")
     beside = path.parent / "config.json" if path else None
@@ -174,8 +180,9 @@ def pixel_record(architecture: str, path: Path | None = None) -> tuple[Normalise
             found = json.loads(beside.read_text(encoding="utf-8"))
             own = found["pretrained_cfg"] if found.get("architecture") == name else None
             if own:
-                return Normalise(tuple(map(float, own["mean"])), tuple(map(float, own["std"]))), beside.name, ""
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+                scale = [_checked(f"{beside}: pretrained_cfg.{f}", own[f], own[f]) for f in ("mean", "std")]
+                return Normalise(*scale), beside.name, ""
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise BackboneError(f"{beside} is no record of timm's for {path.name} ({type(error).__name__}: {error}): "
                                 "mend it, or take it away") from error
     record = get_pretrained_cfg(architecture)
