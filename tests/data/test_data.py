@@ -80,7 +80,7 @@ def _row(folder, name, text):
     (lambda f: _row(f, "bird_2", "bird_2,nan,0,0,0,0,1"), "'bird_2' hold NaN"),
     (lambda f: _row(f, "bird_2", "bird_2,0,0,0,0,0,0"), "'bird_2' hold only zeros"),
     (lambda f: _row(f, "bird_2", "bird_2,x,0,0,0,0,0"), "not a number"),
-    (lambda f: _row(f, "bird_2", "bird_2,1"), "row 4: 2 fields"),
+    (lambda f: _row(f, "bird_2", "bird_2,1"), "line 4: 2 fields"),
     (lambda f: _row(f, "bird_2", "bird_1,1,0,0,0,0,0"), "'bird_2' has images but no row"),
     (lambda f: _row(f, "bird_2", ""), "'bird_2' has images but no row"),
 ])

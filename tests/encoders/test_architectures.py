@@ -252,9 +252,44 @@ def test_googles_npz_loads_and_a_file_of_other_depth_does_not(tmp_path, monkeypa
     np.savez(tmp_path / "ViT.npz", **entries)
     found = read_file("vit_tiny_patch16_224", tmp_path / "ViT.npz", 64).state_dict()
     assert all(torch.equal(found[name], torch.from_numpy(value)) for name, value in state.items())
+    with pytest.raises(BackboneError, match=r"ViT.npz holds weights for patches of 16 px, .* of 32 px: .*patch16"):
+        read_file("vit_small_patch32_224", tmp_path / "ViT.npz", 64)
     monkeypatch.setitem(TINY, "depth", 2)
     with pytest.raises(BackboneError, match="the file holds 3 blocks, the model has 2"):
         read_file("vit_tiny_patch16_224", tmp_path / "ViT.npz", 64)
+
+
+@pytest.mark.parametrize(("made", "kw", "asked", "ask"), [
+    ("vit_small_patch16_224", {}, "vit_small_patch32_224", "vit_small_patch16_224"),
+    ("vit_small_patch16_224", {}, "vit_small_patch8_224.dino", "vit_small_patch16_224"),
+    ("vit_base_patch16_clip_224", {}, "vit_base_patch32_clip_224", "vit_base_patch16_clip_224"),  # OpenAI's names
+    ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, "vit_small_patch14_reg4_dinov2", ""),
+    ("flexivit_small", {"patch_size": 32}, "flexivit_small", ""),
+])
+def test_weights_for_another_patch_are_refused_and_never_resampled(made, kw, asked, ask, tmp_path, monkeypatch):
+    build, side, own = timm.create_model, kw.get("patch_size", 16), [inspect(name) for name in (made, asked)][1]
+    monkeypatch.setattr(timm, "create_model", lambda n, **more: build(n, **{**more, **TINY}))
+    path = _published(made, build(made, img_size=4 * side, num_classes=0, **kw, **TINY), tmp_path)
+    words = f"{path} holds weights for patches of {side} px, timm's {asked} has patches of {own} px: ask for "
+    with pytest.raises(BackboneError, match=re.escape(words + (f"--model.backbone {ask}@w." if ask else "the timm"))):
+        load_backbone(f"{asked}@{path}", 4 * own)
+    if ask:
+        load_backbone(f"{ask}@{path}", 4 * side)
+
+
+def test_radios_patch_embedding_is_one_matrix_and_is_checked_too(tmp_path, monkeypatch):
+    name, at, path = "vit_base_patch16_radio_v3", "radio_model.model.", tmp_path / "w.pth"
+    build, _ = timm.create_model, inspect(name)
+    monkeypatch.setattr(timm, "create_model", lambda n, **kw: build(n, **{**kw, **TINY}))
+    blocks = {at + k: v for k, v in build(name, img_size=64, **TINY).state_dict().items() if k.startswith("blocks.")}
+    for side in (16, 8):
+        torch.save({**blocks, at + "patch_generator.embedder.weight": torch.randn(48, 3 * side**2),
+                    at + "patch_generator.pos_embed": torch.randn(1, 16, 48),
+                    at + "patch_generator.cls_token.token": torch.randn(8, 48)}, path)
+        if side == 16:
+            assert load_backbone(f"{name}@{path}", 64).prefix == 8
+    with pytest.raises(BackboneError, match=rf"patches of 8 px, timm's {name} has patches of 16 px: ask for the timm"):
+        load_backbone(f"{name}@{path}", 64)
 
 
 def test_a_file_is_read_strictly(tmp_path):
@@ -294,13 +329,33 @@ def test_pixels_are_scaled_as_the_weights_own_record_says_or_as_set(tmp_path):
                                           '{"mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1]}}')
     assert scale("deit_tiny_patch16_224") == (0.1, 0.3, "config.json)")
     assert scale("vit_tiny_patch16_224")[0] == 0.5  # the record is another model's
-    (tmp_path / "config.json").write_text('{"architecture": "deit_tiny_patch16_224", "pretrained_cfg": {"mean": 3}}')
+    (tmp_path / "config.json").write_text('{"architecture": "deit_tiny_patch16_224", "pretrained_cfg": [3]}')
     with pytest.raises(BackboneError, match=r"config.json is no record of timm's for w.safetensors \(TypeError"):
         scale("deit_tiny_patch16_224")
     _, _, note = architectures.pixel_record("vit_base_patch16_224", path.parent / "x" / "w.pth")
     assert "different pixel means" in note and "@FILE" in note
     assert architectures.pixel_record("vit_base_patch16_224.mae", path.parent / "x" / "w.pth")[2] == ""
     assert "bilinear" in architectures.pixel_record("vit_base_patch16_224_miil")[2]
+
+
+@pytest.mark.parametrize("text", ["[0, 0, 0]", "[NaN, 0.5, 0.5]", "[0.5, 0.5, 0.5, 0.5]", "[0.5]", "[124, 116, 104]",
+                                  '"555"', "3", '["0.5", "0.5", "0.5"]', "[true, true, true]", "null", "{}",
+                                  "[0.5, 0.5, 0.5, null]", "[-0.1, 0.5, 0.5]"])
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_a_record_beside_the_weights_that_is_no_pixel_scale_is_refused_by_file_and_field(field, text, tmp_path):
+    good, name = {"mean": "[0, 0.2, 1]", "std": "[0.1, 0.2, 1]"}, "deit_tiny_patch16_224"
+
+    def read(own):
+        fields = ", ".join(f'"{f}": {n}' for f, n in {**good, **own}.items())
+        (tmp_path / "config.json").write_text(f'{{"architecture": "{name}", "pretrained_cfg": {{{fields}}}}}')
+        return architectures.pixel_record(name, tmp_path / "w.safetensors")
+
+    assert (read({})[0].mean, read({})[0].std) == ((0.0, 0.2, 1.0), (0.1, 0.2, 1.0))
+    if (field, text) == ("mean", "[0, 0, 0]"):  # pixels in 0..1 as they are
+        assert read({field: text})[0].mean == (0, 0, 0)
+        return
+    with pytest.raises(BackboneError, match=rf"config.json: pretrained_cfg.{field} = .* must be three numbers in \["):
+        read({field: text})
 
 
 @pytest.mark.parametrize(("field", "text"), [("mean", "0.5"), ("mean", "a,b,c"), ("std", "0,0.2,0.2"),

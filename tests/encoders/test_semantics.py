@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import ATTRIBUTES, make_config, make_folder, make_vit
 
@@ -113,7 +113,73 @@ def test_gloves_own_text_needs_no_header(tmp_path):
         attribute_vectors(["red", "crown"], _write(tmp_path / "nan.txt", "red 1 2 3\ncrown 1 nan 3\n"))
 
 
+def _forms(folder, rows, count=None, mark=b"", last=b""):
+    """One file of word vectors for each format, plain and under gzip; `rows` maps words, as bytes, to numbers."""
+    head = f"{len(rows) if count is None else count} {len(next(iter(rows.values())))}\n".encode()
+    text = b"".join(word + b" " + " ".join(map(str, numbers)).encode() + b"\n" for word, numbers in rows.items())
+    binary = b"".join(word + b" " + np.array(numbers, "<f4").tobytes() for word, numbers in rows.items())
+    lines = binary if not last else b"".join(
+        word + b" " + np.array(numbers, "<f4").tobytes() + b"\n" for word, numbers in rows.items())
+    made = {"glove.txt": text, "w2v.txt": head + text, "w2v.bin": head + lines}
+    for name, data in made.items():
+        (folder / name).write_bytes(mark + data + last)
+        (folder / f"{name}.gz").write_bytes(gzip.compress(mark + data + last))
+    return [folder / f"{name}{end}" for name in made for end in ("", ".gz")]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("last", [b"", b"\n", b"\n \r\n\n"])
+def test_a_mark_blank_lines_and_words_that_are_no_utf8_lose_no_word(mark, last, tmp_path):
+    rows = {b"red": [1, 2, 3], "vögel".encode("latin-1"): [5, 5, 5], "Żuraw".encode(): [4, 4, 4], b"crown": [3, 2, 1]}
+    for file in _forms(tmp_path, rows, mark=mark, last=last):
+        found = attribute_vectors(["red", "crown", "żuraw"], str(file), {"żuraw": "red"})
+        assert found.values.tolist() == [[1, 2, 3], [3, 2, 1], [1, 2, 3]], file.name
+        assert not any("leaves out" in note for note in found.notes)
+        every = load_vectors(str(file))
+        assert len(every) == 4 and every["Żuraw"].tolist() == [4, 4, 4] and every["v\ufffdgel"].tolist() == [5, 5, 5]
+
+
+def test_blank_lines_above_and_between_rows_are_passed_over(tmp_path):
+    for text in ("\nred 1 2 3\n\n\ncrown 3 2 1\n", "\r\n2 3\r\n\r\nred 1 2 3\r\n \r\ncrown 3 2 1"):
+        found = attribute_vectors(["red", "crown"], _write(tmp_path / "v.txt", text))
+        assert found.values.tolist() == [[1, 2, 3], [3, 2, 1]]
+    for text, words in (("\n2 3\n\nred 1 2 3\ncrown 3 2\n", "line 5 has not 3 numbers"),
+                        ("red 1 2 3\n\ncrown 3 2\n", "line 3 has not 3 numbers"),
+                        ("red 1 2 3\n\ncrown 3 2 x\n", "line 3: could not convert"),
+                        ("2 3\nred 1 2 3 4\ncrown 3 2 1\n", "line 2 has not 3 numbers")):
+        with pytest.raises(SemanticsError, match=words):
+            attribute_vectors(["crown"], _write(tmp_path / "v.txt", text))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 99_999_999_999])
+def test_a_file_that_has_other_rows_than_its_first_line_says_is_refused(count, tmp_path):
+    rows = {b"red": [1, 2, 3], b"crown": [3, 2, 1], b"wing": [4, 4, 4]}
+    for file in _forms(tmp_path, rows, count):
+        if file.name.startswith("w2v"):
+            with pytest.raises(SemanticsError, match=rf"{file.name}: its first line says {count} rows, .* has 3: "):
+                attribute_vectors(["red"], str(file))
+    whole = b"3 3\n" + b"".join(w + b" " + np.array(n, "<f4").tobytes() for w, n in rows.items())
+    (tmp_path / "cut.bin").write_bytes(whole[:-5])
+    with pytest.raises(SemanticsError, match=r"cut.bin: its first line says 3 rows .* has 2 and 12 bytes more"):
+        attribute_vectors(["red"], str(tmp_path / "cut.bin"))
+
+
+def test_a_binary_file_longer_than_what_is_read_at_once_is_gensims(tmp_path, monkeypatch):
+    from gensim.models import KeyedVectors
+
+    from vspcn_lib.encoders import words
+
+    vectors = KeyedVectors(7)
+    vectors.add_vectors([f"w{i}" for i in range(50)], np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32))
+    vectors.save_word2vec_format(str(tmp_path / "v.bin"), binary=True)
+    monkeypatch.setattr(words, "_LONGEST", 45)  # now and then within a word, a number, a row
+    found = load_vectors(str(tmp_path / "v.bin"))
+    assert found.index_to_key == vectors.index_to_key
+    np.testing.assert_array_equal(found.vectors, vectors.vectors)
+
+
 @given(st.lists(st.lists(st.floats(-9, 9, width=32), min_size=4, max_size=4), min_size=1, max_size=5))
+@settings(deadline=None)
 def test_words_of_one_file_are_the_same_in_both_formats(rows):
     import tempfile
     from pathlib import Path
@@ -150,6 +216,10 @@ def test_rows_of_a_file_are_taken_in_the_attributes_order(tmp_path):
             attribute_vectors(ATTRIBUTES, _saved(tmp_path, rows))
     np.save(tmp_path / "bad.npy", np.array([{}] * 6), allow_pickle=True)
     with pytest.raises(SemanticsError, match=r"cannot be read as a .npy"):
+        attribute_vectors(ATTRIBUTES, str(tmp_path / "bad.npy"))
+    with (tmp_path / "bad.npy").open("wb") as file:
+        np.savez(file, rows, rows)
+    with pytest.raises(SemanticsError, match=r"bad.npy is a .npz of 2 arrays under the name of a .npy"):
         attribute_vectors(ATTRIBUTES, str(tmp_path / "bad.npy"))
 
 
@@ -250,6 +320,72 @@ def test_a_clip_text_tower_gives_its_projected_unit_embeddings(tmp_path):
         attribute_vectors(ATTRIBUTES, str(folder))
 
 
+def _sentence_model(folder):
+    """A tiny BERT with random weights and mean pooling, saved as sentence-transformers saves one."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    letters = [chr(c) for c in range(97, 123)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    plain = folder.parent / "plain"
+    BertTokenizer(vocab={t: i for i, t in enumerate(tokens)}).save_pretrained(plain)
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokens), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                         num_attention_heads=2, max_position_embeddings=64)).save_pretrained(plain)
+    SentenceTransformer(str(plain), device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
+def _without(file, lost):
+    """Take the tensors whose names hold `lost` out of a file of weights, and count them."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(file)
+    kept = {k: v for k, v in state.items() if lost not in k}
+    save_file(kept, file, metadata={"format": "pt"})
+    return len(state) - len(kept)
+
+
+@pytest.mark.parametrize(("make", "lost"), [(_tower, "text_projection"), (_tower, "layers.1."),
+                                            (_tower, "final_layer_norm.bias"), (_sentence_model, "layer.1."),
+                                            (_sentence_model, "word_embeddings"),
+                                            (_sentence_model, "layer.0.output.LayerNorm.bias")])
+def test_a_folder_without_all_its_weights_is_refused_by_their_names(make, lost, tmp_path):
+    folder = make(tmp_path / "partial")
+    assert attribute_vectors(ATTRIBUTES, str(folder)).notes == ()
+    count = _without(folder / "model.safetensors", lost)
+    with pytest.raises(SemanticsError, match=rf"partial lacks {count} tensors of its model \(.*{lost}.* random"):
+        attribute_vectors(ATTRIBUTES, str(folder))
+
+
+def test_a_tower_saved_without_its_projection_is_refused(tmp_path):
+    from transformers import CLIPTextModel
+
+    folder = _tower(tmp_path / "tower")
+    CLIPTextModel.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(SemanticsError, match=r"tower lacks 1 tensors of its model \(text_projection.weight\)"):
+        attribute_vectors(ATTRIBUTES, str(folder))
+
+
+def test_what_no_vector_depends_on_may_be_missing_and_a_folder_below_is_checked_too(tmp_path):
+    folder = _sentence_model(tmp_path / "whole")
+    before = attribute_vectors(ATTRIBUTES, str(folder)).values
+    assert _without(folder / "model.safetensors", "pooler") == 2  # many are published without: means are pooled
+    np.testing.assert_array_equal(attribute_vectors(ATTRIBUTES, str(folder)).values, before)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"  # where older versions keep the model
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "0_Transformer").mkdir()
+    for file in folder.glob("*"):
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(folder / "0_Transformer" / file.name)
+    np.testing.assert_array_equal(attribute_vectors(ATTRIBUTES, str(folder)).values, before)
+    _without(folder / "0_Transformer" / "model.safetensors", "layer.1.")
+    with pytest.raises(SemanticsError, match=r"whole lacks 18 tensors"):
+        attribute_vectors(ATTRIBUTES, str(folder))
+
+
 def test_a_folder_that_is_no_text_encoder_is_refused_at_once(tmp_path):
     with pytest.raises(SemanticsError, match=r"is no text encoder: a sentence-transformers model has a modules.json"):
         check_source(str(tmp_path))
@@ -259,6 +395,12 @@ def test_a_folder_that_is_no_text_encoder_is_refused_at_once(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SemanticsError, match=r"config.json is not valid JSON"):
         check_source(str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    for text in ('["a"]', "[]", "{}", "3", '"a"', '[{"path": ""}]', '[{"type": 3}]',
+                 '[{"type": "sentence_transformers.models.Transformer"}, null]'):
+        (tmp_path / "modules.json").write_text(text)
+        with pytest.raises(SemanticsError, match=r"modules.json must be a list of modules, each with its 'type'"):
+            check_source(str(tmp_path))
 
 
 def test_a_benchmark_folder_brings_its_own_phrases(tmp_path):
@@ -274,9 +416,9 @@ def test_a_benchmark_folder_brings_its_own_phrases(tmp_path):
     assert plain.source != own.source
     for rows, words in (("name,phrase\n", "the header must be 'attribute,phrase'"), ("", "the header must be"),
                         ("attribute,phrase\nhas_size::smal,tiny\n", "did you mean 'has_size::small'"),
-                        ("attribute,phrase\nhas_size::small,tiny\nhas_size::small,wee\n", "row 3: .* occurs twice"),
+                        ("attribute,phrase\nhas_size::small,tiny\nhas_size::small,wee\n", "line 3: .* occurs twice"),
                         ("attribute,phrase\nhas_size::small, -\n", "'-' cannot be the phrase of 'has_size::small'"),
-                        ("attribute,phrase\nhas_size::small,a,b\n", "row 2: 3 fields")):
+                        ("attribute,phrase\nhas_size::small,a,b\n", "line 2: 3 fields")):
         (folder / "phrases.csv").write_text(rows)
         with pytest.raises(BenchmarkError, match=words):
             load_benchmark(folder)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
+import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -91,7 +94,8 @@ def read_file(architecture: str, path: Path, size: int) -> VisionTransformer:
     """timm's model with the weights of a file, read as timm itself reads it, but strictly: no key more, none missing.
 
     .safetensors and .pth in timm's names or their authors' (DeiT, DINOv2, OpenAI and others that timm converts), and
-    Google's .npz; positions are resampled to `size` px as timm does. Classifiers are dropped. Raises `BackboneError`.
+    Google's .npz; positions are resampled to `size` px as timm does. Classifiers are dropped. Raises `BackboneError`,
+    also for weights made for patches of another side, which timm would resample into another model.
     """
     wanted = {"num_classes": 0, "img_size": size}
     try:
@@ -99,12 +103,16 @@ def read_file(architecture: str, path: Path, size: int) -> VisionTransformer:
             vit = timm.create_model(architecture, pretrained=False, **wanted)
             with np.load(path, allow_pickle=False) as entries:  # timm copies as many blocks as the model has
                 found = {n.split("encoderblock_")[1].split("/")[0] for n in entries if "encoderblock_" in n}
+                shapes = [entries[n].shape[::-1] for n in entries if n.endswith("embedding/kernel")]
             if found and len(found) != len(vit.blocks):
                 raise ValueError(f"the file holds {len(found)} blocks, the model has {len(vit.blocks)}")
             vit.load_pretrained(str(path))
         else:
             state = load_state_dict(str(path), weights_only=True)
             state = OrderedDict((k, v) for k, v in state.items() if not k.startswith(HEADS))
+            shapes = [tuple(getattr(v, "shape", ())) for v in state.values()]
+            shapes += [(v.shape[0], 3, *2 * (math.isqrt(v.shape[1] // 3),)) for k, v in state.items()
+                       if k.endswith("patch_generator.embedder.weight")]  # RADIO's, as one matrix
             # Equal numbers of classes, none, keep timm from loading loosely.
             overlay = {"state_dict": state, "num_classes": 0}
             vit = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **wanted)
@@ -112,11 +120,31 @@ def read_file(architecture: str, path: Path, size: int) -> VisionTransformer:
         raise BackboneError(f"{path} does not hold the weights of timm's {architecture} as plain tensors "
                             f"({type(error).__name__}: {str(error)[:400]}): give a .safetensors file of that "
                             "model") from error
+    _check_patch(vit, shapes, architecture, path)
     vit.pretrained_cfg = {}  # it would keep the file's tensors alive
     bad = [name for name, tensor in vit.state_dict().items() if not torch.isfinite(tensor).all()]
     if bad:
         raise BackboneError(f"{path}: '{bad[0]}' holds NaN or infinite values: get the file again")
     return vit
+
+
+def _check_patch(vit: VisionTransformer, shapes: Sequence[tuple[int, ...]], architecture: str, path: Path) -> None:
+    """Raise `BackboneError` where a file's patch embedding has other sides than the model's.
+
+    Of a ViT's tensors it alone has the shape [D, channels, side, side], so it is found under every author's name.
+    """
+    own = tuple(vit.patch_embed.proj.weight.shape)
+    sides = {shape[2:] for shape in shapes if len(shape) == 4 and shape[:2] == own[:2]}
+    if not sides or own[2:] in sides:
+        return
+    stride = patch_of(vit) // own[2]  # of a hybrid's stem
+    side = max(max(found) for found in sides) * stride
+    name = architecture.partition(".")[0]
+    other = re.sub(r"patch\d+", f"patch{side}", name)
+    ask = (f"ask for --model.backbone {other}@{path.name}" if other != name and timm.is_model(other) else
+           "ask for the timm model that they were trained as")
+    raise BackboneError(f"{path} holds weights for patches of {side} px, timm's {architecture} has patches of "
+                        f"{patch_of(vit)} px: {ask}")
 
 
 def channels(name: str, text: str) -> tuple[float, ...] | None:
@@ -127,17 +155,23 @@ def channels(name: str, text: str) -> tuple[float, ...] | None:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
+    return _checked(name, found, text)
+
+
+def _checked(name: str, found: object, given: object) -> tuple[float, ...]:
+    """`found` as three floats of a pixel scale; `given` is how the field `name` has it. Raises `BackboneError`."""
     low = 1e-3 if name.endswith("std") else 0.0  # pixels are divided by it
-    if len(found) != 3 or not all(low <= number <= 1 for number in found):  # false for NaN
-        raise BackboneError(f"{name} = {text!r} must be three numbers in [{low}, 1], as 0.485,0.456,0.406")
-    return found
+    numbers = [n for n in found if type(n) in (int, float)] if isinstance(found, (tuple, list)) else []
+    if len(numbers) != 3 or len(found) != 3 or not all(low <= n <= 1 for n in numbers):  # false for NaN
+        raise BackboneError(f"{name} = {repr(given)[:80]} must be three numbers in [{low}, 1], as 0.485,0.456,0.406")
+    return tuple(map(float, numbers))
 
 
 def pixel_record(architecture: str, path: Path | None = None) -> tuple[Normalise, str, str]:
-    """The pixel mean and standard deviation that weights were trained with, whose record says so, and a warning or "".
+    """The pixel mean and deviation that weights were trained with, the record that says so, and a warning or "".
 
     A timm config.json beside the file comes before timm's table; there NAME.TAG is exact, and a bare NAME is its first
-    tag. Raises `BackboneError` for a config.json that cannot be read.
+    tag. Raises `BackboneError` for a config.json that cannot be read, or whose numbers are no pixel scale.
     """
     name, _, tag = architecture.partition(".")
     beside = path.parent / "config.json" if path else None
@@ -146,8 +180,9 @@ def pixel_record(architecture: str, path: Path | None = None) -> tuple[Normalise
             found = json.loads(beside.read_text(encoding="utf-8"))
             own = found["pretrained_cfg"] if found.get("architecture") == name else None
             if own:
-                return Normalise(tuple(map(float, own["mean"])), tuple(map(float, own["std"]))), beside.name, ""
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+                scale = [_checked(f"{beside}: pretrained_cfg.{f}", own[f], own[f]) for f in ("mean", "std")]
+                return Normalise(*scale), beside.name, ""
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise BackboneError(f"{beside} is no record of timm's for {path.name} ({type(error).__name__}: {error}): "
                                 "mend it, or take it away") from error
     record = get_pretrained_cfg(architecture)

