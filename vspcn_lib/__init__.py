@@ -17,7 +17,7 @@ _ROOMS = {
     "encoders.phrases": "attribute_phrase", "encoders.semantics": "load_vectors", "commands.predict": "predict",
     "studies.records": "read_records read_scores summary", "studies.rows": "GENERATED GROUPS ROWS",
     "studies.shown": "Table",
-    "studies.tables": "PAPER_H UNSEEN ablation_table generation_table latex paired_bootstrap", "views": "gallery",
+    "studies.tables": "UNSEEN ablation_table generation_table latex paired_bootstrap", "views": "gallery",
     "views.calibration": "read_story", "views.curves": "draw_curves read_curves", "views.figures": "draw_figures",
     "views.paths": "paths_figure paths_report", "views.gallery": "plain_name",
     "panels.attention": "attention_panel", "panels.calibration": "landing_panel",

@@ -40,7 +40,7 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
         contact_sheet(birdlets_folder(), target / "birdlets.png")
     for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
         runs = read_records(folder)
-        figure = gallery.ablation_bars(tables.ablation_table(runs), tables.PAPER_H)
+        figure = gallery.ablation_bars(tables.ablation_table(runs))
         sources = {file: provenance(file, record) for file, record in runs.items()}
         drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
     for name, study in read_records(records / "sweeps", STUDY).items():

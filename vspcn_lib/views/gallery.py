@@ -67,8 +67,8 @@ def split_bars(bench: Benchmark) -> Figure:
     return figure
 
 
-def ablation_bars(table: pd.DataFrame, paper: dict[str, float]) -> Figure:
-    """H of every row at its own and at the oracle tau, the paper's own H (other data and ViT) as a mark."""
+def ablation_bars(table: pd.DataFrame) -> Figure:
+    """H of every row of an `ablation_table` at its own and at the oracle tau, the paper's own H as a mark."""
     figure = Figure(figsize=(7.2, 0.36 * len(table) + 1.4), layout="constrained")
     ax, place = figure.subplots(), np.arange(len(table))
     for shift, colour, column, label in ((-0.18, COLOURS[0], "H", "H, tau chosen without test"),
@@ -76,9 +76,9 @@ def ablation_bars(table: pd.DataFrame, paper: dict[str, float]) -> Figure:
         numbers = table[column].str.split(" ± ", expand=True).astype(float)
         spread = numbers[1].fillna(0) if 1 in numbers else None
         ax.barh(place + shift, numbers[0], 0.34, xerr=spread, color=colour, label=label, error_kw={"lw": 1})
-    known = [i for i, row in enumerate(table["row"]) if row in paper]
-    if known:
-        ax.plot([paper[table["row"][i]] for i in known], known, "k|", ms=14, label="paper (CUB-200, ViT-B/16)")
+    known = np.flatnonzero(table["paper H"] != "")
+    if len(known):
+        ax.plot(table["paper H"].iloc[known].astype(float), known, "k|", ms=14, label="paper (CUB-200, ViT-B/16)")
     ax.set(yticks=place, yticklabels=table["row"], xlabel="H (%)", xlim=(0, 100))
     ax.invert_yaxis()
     figure.legend(fontsize=8, loc="outside lower center", ncols=3, frameon=False)
