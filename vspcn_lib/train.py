@@ -100,8 +100,8 @@ def fit(work: Workspace, folder: RunFolder, phase: str, indices: np.ndarray, epo
             optimiser.load_state_dict(state["optimiser"])
             history, first, skip, pieces.micro = (state[k] for k in ("history", "epoch", "batch", "micro"))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"{folder.path}/state.pt is not of this run ({error}): delete state*.pt to start the phase "
-                           "anew") from error
+            raise RunError(f"{folder.path}/state.pt is not of this run, or of another version ({error}): delete "
+                           "state*.pt to start the phase anew") from error
     elif not model.cached(c):
         with work.autocast():
             model.begin(work.some_images(indices))
@@ -246,6 +246,9 @@ def run(config: Config, out: Path, resume: bool = False, work: Workspace | None 
     `Workspace.open` and `fit` raise.
     """
     with RunFolder.open(out, config, resume) as folder:
+        if folder.read_json("generate.json") is not None:
+            raise RunError(f"{out} holds a generator of features, not a run of images: `python -m vspcn_lib resume "
+                           f"{out}` finishes it, or choose another --out")
         done = folder.read_json("result.json")
         if done:
             check_finished(folder, done, config, work and work.inputs)

@@ -372,6 +372,8 @@ def test_what_no_vector_depends_on_may_be_missing_and_a_folder_below_is_checked_
     folder = _sentence_model(tmp_path / "whole")
     before = attribute_vectors(ATTRIBUTES, str(folder)).values
     assert _without(folder / "model.safetensors", "pooler") == 2  # many are published without: means are pooled
+    (folder / "onnx").mkdir()  # an export beside the model, which is not read
+    (folder / "onnx" / "config.json").write_bytes((folder / "config.json").read_bytes())
     np.testing.assert_array_equal(attribute_vectors(ATTRIBUTES, str(folder)).values, before)
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"  # where older versions keep the model

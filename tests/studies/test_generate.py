@@ -265,7 +265,7 @@ def test_features_of_another_run_and_other_mistakes_are_one_sentence(world, prom
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_of_another_kind_and_a_source_run_that_changed_are_refused(prompted, tmp_path):
+def test_a_folder_of_another_kind_and_a_source_run_that_changed_are_refused(prompted, tmp_path, capsys):
     work, trained, _ = prompted
     run(work.config, tmp_path / "plain", work=work)
     before = sorted(p.name for p in (tmp_path / "plain").iterdir())
@@ -285,12 +285,18 @@ def test_a_folder_of_another_kind_and_a_source_run_that_changed_are_refused(prom
         shutil.copy(tmp_path / "plain" / file, copy / file)
     state = load_file(copy / "checkpoint.safetensors")
     RunFolder(copy).save_checkpoint({n: t + 1 for n, t in state.items()}, work.backbone.source)  # trained anew
-    with pytest.raises(RunError, match="is finished, of other data than there are now: another trained run"):
+    with pytest.raises(RunError, match="is finished, of another run than there is now: another trained run"):
         generate(copy, tmp_path / "out", SMALL, resume=True, work=work)
+    (copy / "checkpoint.safetensors").rename(copy / "gone")  # its weights are deleted to save space
+    assert generate(copy, tmp_path / "out", SMALL, resume=True, work=work) == result
+    assert "is unchecked: its weights have gone" in capsys.readouterr().out
+    (copy / "gone").rename(copy / "checkpoint.safetensors")
     (tmp_path / "out" / "result.json").unlink()
     with pytest.raises(RunError, match="another trained run"):
         generate(copy, tmp_path / "out", SMALL, resume=True, work=work)
     assert (tmp_path / "out" / "generate.json").read_bytes() == kept
+    with pytest.raises(RunError, match="holds a generator of features"):
+        run(work.config, tmp_path / "out", resume=True, work=work)
 
 
 def test_what_a_kill_left_before_any_work_is_resumed_as_a_generator(world, tmp_path, monkeypatch):

@@ -175,10 +175,12 @@ def _generate(a: options.Generate) -> None:
 
 
 def _show_generated(config: Config, result: dict[str, Any], out: Path) -> None:
+    from vspcn_lib.metrics import tau_text
+
     print("\n" + _table(config, result, f" + {result['generator']}"))
-    print("{samples} synthetic features a class, tau {tau:+.3f}; ".format(**result)
-          + "with a tau of {tau:+.3f}, chosen on validation too, U {U:.1f}  S {S:.1f}  H {H:.1f}".format(
-              **result["with_tau"]))
+    print(f"{result['samples']} synthetic features a class, tau {tau_text(result['tau'])}; with a tau of "
+          + f"{tau_text(result['with_tau']['tau'])}, chosen on validation too, "
+          + "U {U:.1f}  S {S:.1f}  H {H:.1f}".format(**result["with_tau"]))
     print(*(f"warning: {warning}" for warning in result["warnings"]), out, sep="\n")
 
 

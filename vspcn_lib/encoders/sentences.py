@@ -96,7 +96,9 @@ def _spoil_missing(model: Module, folder: Path) -> list[str]:
         if isinstance(part, PreTrainedModel):
             parts.setdefault(part.config.model_type, []).append(part)
     missing = []
-    for file in sorted(folder.rglob("config.json")):
+    modules = _json(folder / "modules.json") or []  # exports and half-written copies beside them are not read
+    for part_of in sorted({str(row.get("path") or "") for row in modules}):
+        file = folder / part_of / "config.json"
         config = _json(file)
         same = parts.get(str(config.get("model_type")), []) if isinstance(config, dict) else []
         if not same:

@@ -181,11 +181,13 @@ def class_folds(bench: Benchmark, count: int, seed: int) -> list[Benchmark]:
     counts = np.bincount(bench.labels[bench.trainval], minlength=bench.num_classes)
     for _ in range(1000):
         if len(folds) >= count:
-            return folds
+            break
         classes = np.sort(rng.choice(bench.seen_classes, len(bench.val_classes), replace=False))
         known = any(np.array_equal(classes, np.sort(fold.val_classes)) for fold in folds)
         if not known and counts[np.setdiff1d(bench.seen_classes, classes)].max(initial=0) > 1:
             folds.append(replace(bench, val_classes=classes))
+    if len(folds) >= count:
+        return folds
     raise ConfigError(f"train.folds = {count}: 1,000 draws of {len(bench.val_classes)} validation classes from the "
                       f"{len(bench.seen_classes)} seen ones gave only {len(folds)} different sets that leave a class "
                       f"with two training images: set train.folds to {len(folds)} or less")

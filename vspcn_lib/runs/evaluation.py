@@ -121,13 +121,14 @@ def calibrate(work: Workspace, model: ZeroShotModel, held: np.ndarray, selected:
     guard(bench, held, bench.unseen_classes, "calibration")
     scores = score(work, model, held, np.arange(bench.num_classes))
     seen = calibration.Held(scores, bench.labels[held], bench.unseen_mask)
-    taus = {n: calibration.land(n, selected["carried"], seen) for n in calibration.NAMES}
-    silent = calibration.silent(name, selected["carried"])
+    silent, carried = calibration.silent(name, selected["carried"]), selected["carried"]
+    known = [n for n in calibration.NAMES if n in carried or n in (name, "consensus")]
+    taus = {n: calibration.land(n, carried, seen) for n in known}
     if silent:
-        work.say(f"{', '.join(silent)} could carry no tau over, because the scores of selection's held-out images do "
-                 "not differ: median-shift took its place")
+        work.say(f"{', '.join(silent)} could carry no tau over, because selection's held-out images gave "
+                 "no unit for it: median-shift took its place")
     return {"by": name, "tau": taus[name], "held_out": len(held), **({"silent": silent} if silent else {}),
-            "retention": {"selection": selected["carried"]["retention"],
+            "retention": {"selection": carried["retention"],
                           "final": calibration.retention(seen).to(taus[name])}, "taus": taus}
 
 

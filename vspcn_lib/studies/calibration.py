@@ -62,7 +62,8 @@ def study(config: Config, draws: int, folds: Sequence[int], runs: Path, target: 
     """The whole protocol on `draws` nested splits, with each number of `folds`; every calibrator is scored on it.
 
     A run folder each under `runs`, so that an interrupted study continues; one record, `target`. A trial with folds 0
-    is that of one fold without a hold-out, for what the hold-out costs. Raises `ConfigError` for a number out of range,
+    is that of one fold without a hold-out, for what the hold-out costs. Raises `ConfigError` for a number out of range
+    or more folds than there are sets of classes,
     `BenchmarkError` or `CalibrationError` where a draw leaves too few classes or images, before anything trains.
     """
     check_range("--draws", draws, 1, 1000)

@@ -52,7 +52,7 @@ def trained_digest(run: Path) -> str:
     """sha256 of the trained weights of a run. Raises `RunError` where they are missing."""
     file = run / "checkpoint.safetensors"
     if not file.exists():
-        raise RunError(f"{file} does not exist: finish the run with `python -m vspcn_lib resume {run}`")
+        raise RunError(f"{file} does not exist: restore it from a copy, or train that run anew in another folder")
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

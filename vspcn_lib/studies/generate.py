@@ -19,7 +19,7 @@ from vspcn_lib.methods.generative.registry import GENERATORS, GenerateConfig, re
 from vspcn_lib.runs.evaluation import evaluate, made_by, test_metrics
 from vspcn_lib.runs.finished import check_finished
 from vspcn_lib.runs.folder import RunError, RunFolder
-from vspcn_lib.runs.identity import look_up
+from vspcn_lib.runs.identity import differences
 from vspcn_lib.runs.trained import load_trained
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies.features import RealFeatures, extract, is_frozen, trained_digest
@@ -48,15 +48,17 @@ def generate(run: Path, out: Path, settings: GenerateConfig, resume: bool = Fals
         raise RunError(f"{run} has no result.json: finish it with `python -m vspcn_lib resume {run}`")
     with RunFolder.open(out, config, resume) as folder:
         _check_folder(folder, settings)
-        store = features or out.parent / f"features-of-{run.resolve().name}-folds{settings.folds}"
+        kept = folder.read_json("generate.json")
+        store = features or (Path(kept["features"]) if kept else
+                             out.parent / f"features-of-{run.resolve().name}-folds{settings.folds}")
         asked = {"run": str(run.resolve()), "features": str(store.resolve()), "settings": settings.kept()}
-        if folder.read_json("generate.json") is None:
+        if kept is None:
             # Before any work: whoever resumes what a kill left here must find that it is no run of images.
             folder.write_json("generate.json", asked)
         done = folder.read_json("result.json")
         if done:
-            data = work.inputs if work else look_up(config, backbone=False)
-            check_finished(folder, done, config, {**data, "trained run": trained_digest(run)})
+            check_finished(folder, done, config, work and work.inputs)
+            _check_source(folder, done, run)
             return done
         work, model = load_trained(start, work)
         join(extract(work, model, work.bench.trainval[:1]), settings.streams)  # now: folds may retrain for hours
@@ -92,6 +94,16 @@ def _check_folder(folder: RunFolder, settings: GenerateConfig) -> None:
     if began is not None and began != now:
         differ = [n for n in {**began, **now} if began.get(n) != now.get(n)]
         raise RunError(f"{folder.path} was started with another {', '.join(differ)}: resume with the same settings, or "
+                       "choose another --out")
+
+
+def _check_source(folder: RunFolder, done: dict[str, Any], run: Path) -> None:
+    """Raise `RunError` where the source of a finished generator was trained anew; without its weights say so."""
+    if not (run / "checkpoint.safetensors").exists():
+        print(f"{folder.path} is finished; whether {run} is still the run it was made from is unchecked: its weights "
+              "have gone", flush=True)
+    elif changed := differences(done["inputs"], {"trained run": trained_digest(run)}):
+        raise RunError(f"{folder.path} is finished, of another run than there is now: {changed}; put the run back, or "
                        "choose another --out")
 
 

@@ -14,7 +14,8 @@ from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
 from vspcn_lib.studies.shown import Table
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
-PAPER_H = {"ViT only": 59.3, "full": 75.7}  # on CUB
+CUB = ("cub", "cub100")
+PAPER_H = {"ViT only": 59.3, "full": 75.7}
 UNSEEN = " †"  # behind the name of a row whose loss reads attributes of unseen classes
 
 
@@ -103,7 +104,7 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
                 cells[title] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
         worth = [r["result"]["paths"]["mean"]["all"]["H"] for r in found if "paths" in r["result"]]
         cells["paths at work"] = f"{-np.mean(worth):.1f}" if worth else ""
-        on_cub = found[0]["result"]["benchmark"].startswith("cub")
+        on_cub = found[0]["result"]["benchmark"] in CUB
         cells |= {"paper H": f"{PAPER_H[row]:.1f}" if on_cub and row in PAPER_H else "", "seeds": str(len(of)),
                   "trainable": f"{of['trainable'].iloc[0]:,}", "total": f"{of['total'].iloc[0]:,}",
                   "seconds": f"{of['seconds'].mean():.0f}", "GiB": f"{of['GiB'].max():.1f}"}
@@ -180,7 +181,7 @@ def caption(records: dict[str, dict[str, Any]]) -> str:
              if any("paths" in r["result"] for r in records.values()) else "")
     paper = (" `paper H`: the paper's own, on CUB (200 classes) with ViT-B/16 of ImageNet-1k; other data and another "
              "backbone, so only the order of rows compares."
-             if any(r["result"]["benchmark"].startswith("cub") for r in records.values()) else "")
+             if any(r["result"]["benchmark"] in CUB for r in records.values()) else "")
     return (f"Ours: {'; '.join(ours)}; made by {', '.join(made)} (other work may have run beside it: `seconds` are no "
             f"benchmark).{paper} U, S, H at a tau chosen without test images, by the calibrator in `tau by`; "
             "`validation H` chooses settings; `oracle H` picks tau on test labels and is no result, `gap` is what is "

@@ -28,8 +28,10 @@ function render({ model, el }) {
   const rowOf = (l, at) => (l.rows ? clamp(Math.round(at), 0, l.rows.length - 1) : before(l.at, at));
   const middle = (l, i) => {  // of the step of the line that row i stands for
     if (l.rows) return i;
-    const high = l.at[i + 1] ?? l.at[i] + 1, low = i ? l.at[i] : high - 1;
-    return (low + high) / 2;
+    if (l.at.length < 2) return 0;
+    const hair = (v) => 1e-9 * Math.max(1e-3, Math.abs(v));  // beyond the last margin, not beyond the slider's end
+    if (i === l.at.length - 1) return l.at[i] + hair(l.at[i]);
+    return i ? (l.at[i] + l.at[i + 1]) / 2 : l.at[1] - hair(l.at[1]);
   };
   const numbers = (l, i, at0) => {
     const [nx, ny, na] = model.get("names"), at = moves(l) ? `${na} ${three(l.rows ? l.rows[i] : at0 ?? middle(l, i))}: ` : "";
