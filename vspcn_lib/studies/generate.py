@@ -47,8 +47,8 @@ def generate(run: Path, out: Path, settings: GenerateConfig, resume: bool = Fals
     if start.read_json("result.json") is None:
         raise RunError(f"{run} has no result.json: finish it with `python -m vspcn_lib resume {run}`")
     with RunFolder.open(out, config, resume) as folder:
-        _check_folder(folder, settings)
         kept = folder.read_json("generate.json")
+        _check_folder(folder, kept, settings)
         store = features or (Path(kept["features"]) if kept else
                              out.parent / f"features-of-{run.resolve().name}-folds{settings.folds}")
         asked = {"run": str(run.resolve()), "features": str(store.resolve()), "settings": settings.kept()}
@@ -85,13 +85,16 @@ def again(out: Path) -> dict[str, Any]:
     return generate(Path(kept["run"]), out, read_settings(kept["settings"]), True, Path(kept["features"]))
 
 
-def _check_folder(folder: RunFolder, settings: GenerateConfig) -> None:
-    """Raise `RunError` where the folder holds a run of images, or was begun with other settings, naming them."""
-    if folder.read_json("generate.json") is None and any((folder.path / name).exists() for name in (
-            "result.json", "selection.json", "state.pt", "steps.jsonl")):
-        raise RunError(f"{folder.path} holds a run of images, not of generated features: choose another --out")
-    began, now = (folder.read_json("generate.json") or {}).get("settings"), settings.kept()
-    if began is not None and began != now:
+def _check_folder(folder: RunFolder, kept: dict[str, Any] | None, settings: GenerateConfig) -> None:
+    """Raise `RunError` where the folder, whose generate.json is `kept`, holds a run of images, or was begun with other
+    settings, naming them."""
+    if kept is None:
+        # Not `create`'s rule: a job's log.txt is there before anything is trained.
+        if any((folder.path / name).exists() for name in ("result.json", "selection.json", "state.pt", "steps.jsonl")):
+            raise RunError(f"{folder.path} holds a run of images, not of generated features: choose another --out")
+        return
+    began, now = kept["settings"], settings.kept()
+    if began != now:
         differ = [n for n in {**began, **now} if began.get(n) != now.get(n)]
         raise RunError(f"{folder.path} was started with another {', '.join(differ)}: resume with the same settings, or "
                        "choose another --out")

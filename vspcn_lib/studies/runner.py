@@ -68,6 +68,7 @@ class Job:
     def key(self) -> str:
         """What the run's numbers depend on, as 12 hex digits: its config and the code."""
         own = method(self.config).__module__.removeprefix("vspcn_lib.").replace(".", "/")
+        # Not `anywhere`: two files of one name in two folders are two backbones, or vectors, until their data are read.
         config = as_dict(update(self.config, {"data": {"root": ""}}))
         text = json.dumps(config, sort_keys=True) + code_version("train", own)
         if self.generate:
