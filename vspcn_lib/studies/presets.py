@@ -35,15 +35,17 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
     "cub100-small": {"data": {"benchmark": "cub100", "size": 112, "images_per_class": 25}, "model": _BOTH,
                      "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
-    # Settings of cub100, whose photos are alike; not yet chosen on validation classes of their own.
+    # cub100's settings: with CLIP at 112 px validation H is 73.9 at this lr and 73.5 at 1e-3 (one seed).
     "cub100-clip": {"data": {"benchmark": "cub100", "size": 224},
                     "model": {**_BOTH, "backbone": "packaged:clip-vit-b16"}, "loss": _RIGHT_FIRST,
                     "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
-    "awa35": {"data": {"benchmark": "awa35", "size": 224}, "model": _BOTH, "loss": _RIGHT_FIRST,
+    # alpha_s 0.5: validation H 44.3, 0.8 has 42.4 (three draws of classes, two seeds, 112 px); the best of fourteen
+    # single changes, ahead on both seeds, but less than the seeds differ.
+    "awa35": {"data": {"benchmark": "awa35", "size": 224}, "model": {**_BOTH, "alpha_s": 0.5}, "loss": _RIGHT_FIRST,
               "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
-    # Not chosen on AWA-35 either; validation H 38.2, the linear head 35.6 (one seed).
-    "awa35-small": {"data": {"benchmark": "awa35", "size": 112, "images_per_class": 25}, "model": _BOTH,
-                    "loss": _RIGHT_FIRST, "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
+    "awa35-small": {"data": {"benchmark": "awa35", "size": 112, "images_per_class": 25},
+                    "model": {**_BOTH, "alpha_s": 0.5}, "loss": _RIGHT_FIRST,
+                    "train": {**_SHORT, "epochs": 8, "precision": "bf16"}},
     "cub": {"data": {"benchmark": "cub", "size": 224, "vectors": "glove-300"}, **_HUB},
     "sun": {"data": {"benchmark": "sun", "size": 224, "vectors": "glove-300"}, **_HUB, "loss": {"lambda_skd": 0.35}},
     "awa2": {"data": {"benchmark": "awa2", "size": 224, "vectors": "glove-300"}, **_HUB},
