@@ -24,7 +24,7 @@ from vspcn_lib.studies.records import method, summary
 from vspcn_lib.studies.rows import ROWS, named, row
 from vspcn_lib.studies.runner import Job, execute, finished
 from vspcn_lib.studies.sweep import parse_axis, sweep
-from vspcn_lib.studies.tables import ablation_table, caption, generation_table, paired_bootstrap
+from vspcn_lib.studies.tables import ablation_table, caption, encoder_table, generation_table, paired_bootstrap
 from vspcn_lib.system.environment import cores
 from vspcn_lib.train import Interrupted
 from vspcn_lib.views.figures import draw_figures
@@ -216,6 +216,28 @@ def test_h_by_tau_stands_beside_h_by_generation_in_the_seeds_that_both_have():
         "folds": "0", "seeds": "2"}]
     alone = generation_table({"b": made[0]}).iloc[0]
     assert alone["H by tau"] == "not recorded" and alone["difference"] == "" and generation_table({"a": start}).empty
+
+
+def test_what_an_encoder_buys_is_paired_with_the_default_at_the_same_other_encoder():
+    rng = np.random.default_rng(0)
+
+    def of(row, seed, lift, **changes):
+        made = _record(rng, row, seed, lift)
+        data = {"size": 84, "images_per_class": 0, "vectors": changes.get("text", "glove-50")}
+        return {**made, "config": {"data": data,
+                                   "model": {"backbone": f"packaged:{changes.get('vit', 'vit-s14')}"}}}
+
+    records = {"a": of("full", 0, 0), "b": of("full", 0, 5, text="minilm"), "c": of("full", 1, 9, text="minilm"),
+               "d": of("full", 0, 7, vit="clip", text="minilm"), "e": of("ViT only", 0, -9),
+               "f": of("ViT only", 0, -2, vit="clip"), "g": of("VPT-deep", 0, 3)}
+    table = encoder_table(records)
+    assert table[["method", "backbone", "text encoder", "seeds"]].values.tolist() == [
+        ["linear head", "vit-s14", "none", "1"], ["linear head", "clip", "none", "1"],
+        ["VSPCN", "vit-s14", "glove-50", "1"], ["VSPCN", "vit-s14", "minilm", "2"], ["VSPCN", "clip", "minilm", "1"]]
+    text = "{:+.1f} [{:+.1f}, {:+.1f}]"
+    head, words, vit = (text.format(*paired_bootstrap([records[x]], [records[y]])) for x, y in ("fe", "ba", "db"))
+    assert table["text buys"].tolist() == ["", "", "", words, ""]  # of seed 0 alone; clip has no glove-50 to compare
+    assert table["backbone buys"].tolist() == ["", head, "", "", vit]
 
 
 def test_a_group_of_rows_stands_for_its_members():

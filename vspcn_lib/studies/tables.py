@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vspcn_lib.config import Config
 from vspcn_lib.metrics import MetricsError, harmonic
 from vspcn_lib.studies.records import reads_unseen
 from vspcn_lib.studies.rows import GENERATED, ROWS
@@ -16,6 +17,7 @@ from vspcn_lib.studies.shown import Table
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
 CUB = ("cub", "cub100")
 PAPER_H = {"ViT only": 59.3, "full": 75.7}
+ENCODED = {"ViT only": "linear head", "full": "VSPCN"}  # the rows of `encoder_table`, by their names there
 UNSEEN = " †"  # behind the name of a row whose loss reads attributes of unseen classes
 
 
@@ -146,6 +148,43 @@ def generation_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
                   "a real one": ", ".join(f"{r['result']['ratio']:g}" for r in found),
                   "folds": ", ".join(sorted({str(r["generate"]["folds"]) for r in found})), "seeds": str(len(found))}
         rows.append(cells)
+    return Table(rows)
+
+
+def encoder_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Benchmark by backbone by text encoder, the linear head (`ViT only`) and VSPCN (`full`) of each, as text.
+
+    `text buys` is H minus the H with glove-50 at the same backbone, `backbone buys` H minus that of packaged:vit-s14
+    with the same text encoder, each with its paired 95 % interval, of the seeds that both have. A linear head reads no
+    words, so its text encoder is none. Records of other rows are left out.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records.values():
+        data, row = record["config"]["data"], record.get("row")
+        if row in ENCODED:
+            thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
+            key = (f"{record['result']['benchmark']}, {data['size']} px{thinned}",
+                   record["config"]["model"]["backbone"].removeprefix("packaged:"),
+                   "none" if row == "ViT only" else data["vectors"], ENCODED[row])
+            groups.setdefault(key, []).append(record)
+
+    def buys(key: tuple[str, ...], other: tuple[str, ...]) -> str:
+        pairs = [(r, q) for r in groups[key] for q in groups.get(other, ()) if r["result"]["seed"] == q["result"]["seed"]]
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs, strict=True)))) \
+            if pairs and other != key else ""
+
+    rows, first = [], Config()
+    for key in sorted(groups, key=lambda k: (k[0], k[3] != ENCODED["ViT only"], k[1] != "vit-s14", k[2] != "glove-50", k)):
+        place, backbone, text, method = key
+        of = tidy({str(i): record for i, record in enumerate(groups[key])})
+        cells = {"benchmark": place, "method": method, "backbone": backbone, "text encoder": text}
+        for c in ("U", "S", "H", "gap", "CZSL", "AUSUC", "validation H"):
+            digits = 3 if c == "AUSUC" else 1
+            cells[c] = f"{of[c].mean():.{digits}f}" + (f" ± {of[c].std():.{digits}f}" if len(of) > 1 else "")
+        cells["text buys"] = buys(key, (place, backbone, first.data.vectors, method))
+        cells["backbone buys"] = buys(key, (place, first.model.backbone.removeprefix("packaged:"), text, method))
+        rows.append(cells | {"seeds": str(len(of)), "trainable": f"{of['trainable'].iloc[0]:,}",
+                             "total": f"{of['total'].iloc[0]:,}", "seconds": f"{of['seconds'].mean():.0f}"})
     return Table(rows)
 
 

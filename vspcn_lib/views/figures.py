@@ -24,11 +24,15 @@ from vspcn_lib.views.curves import draw_curves
 from vspcn_lib.views.paths import paths_figure
 
 
+# Ablations whose rows stand in the table of encoders too: on the default backbone, with the default word vectors.
+ENCODED = ("cub100-small", "cub100", "awa35")
+
+
 def draw_figures(records: Path, target: Path) -> list[Path]:
     """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
 
     Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, the comparison of
-    calibrators, reports of paths, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie
+    calibrators, reports of paths, the table of encoders, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie
     beside each. Returns the PNG files of these. birdlets' contact sheet comes from the renderer, so it has no numbers.
     """
     found = read_records(records)
@@ -38,11 +42,16 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
              for split in _splits(benchmark, found)]
     if "birdlets" in benchmarks:  # one bird a species, rendered by the project itself
         contact_sheet(birdlets_folder(), target / "birdlets.png")
+    encoded = read_records(records / "encoders")
     for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
         runs = read_records(folder)
+        if folder.name in ENCODED:
+            encoded |= {f"{folder.name}/{name}": run for name, run in runs.items()}
         figure = gallery.ablation_bars(tables.ablation_table(runs))
         sources = {file: provenance(file, record) for file, record in runs.items()}
         drawn.append(plots.save(figure, target / f"ablation_{folder.name}.png", sources))
+    if encoded:
+        (target / "encoders.md").write_text(markdown(tables.encoder_table(encoded)))
     for name, study in read_records(records / "sweeps", STUDY).items():
         drawn.append(plots.save(gallery.sweep_map(study), target / f"sweep_{name}.png", study))
     if nested := read_records(records / "calibration", STUDY):
@@ -104,7 +113,8 @@ def _seen_unseen(benchmark: str, data: tuple[str, ...], found: dict[str, dict[st
             curves[name], results[name] = sweep, record["result"]
             sources[name] = provenance(file, record)
     axes = plots.seen_unseen_curve(curves, results)
-    axes.set_title({"cub100": "CUB-100 (not the paper's CUB)"}.get(benchmark, benchmark))
+    axes.set_title({"cub100": "CUB-100 (not the paper's CUB)", "awa35": "AWA-35 (not the paper's AWA2)"}.get(benchmark,
+                                                                                                           benchmark))
     # A folder benchmark is called what its owner likes.
     name = re.sub("[^A-Za-z0-9_.-]", "-", "-".join([benchmark, *apart]))
     return plots.save(axes, target / f"seen_unseen_{name}.png", sources)
