@@ -169,20 +169,26 @@ def encoder_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
             groups.setdefault(key, []).append(record)
 
     def buys(key: tuple[str, ...], other: tuple[str, ...]) -> str:
-        pairs = [(r, q) for r in groups[key] for q in groups.get(other, ()) if r["result"]["seed"] == q["result"]["seed"]]
+        pairs = [(r, q) for r in groups[key] for q in groups.get(other, ())
+                 if r["result"]["seed"] == q["result"]["seed"]]
         return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs, strict=True)))) \
             if pairs and other != key else ""
 
-    rows, first = [], Config()
-    for key in sorted(groups, key=lambda k: (k[0], k[3] != ENCODED["ViT only"], k[1] != "vit-s14", k[2] != "glove-50", k)):
+    rows = []
+    usual = (Config().model.backbone.removeprefix("packaged:"), Config().data.vectors)
+
+    def order(key: tuple[str, ...]) -> tuple[Any, ...]:  # defaults first, VSPCN below the linear head
+        return key[0], key[3] == ENCODED["full"], key[1] != usual[0], key[2] != usual[1], key
+
+    for key in sorted(groups, key=order):
         place, backbone, text, method = key
         of = tidy({str(i): record for i, record in enumerate(groups[key])})
         cells = {"benchmark": place, "method": method, "backbone": backbone, "text encoder": text}
         for c in ("U", "S", "H", "gap", "CZSL", "AUSUC", "validation H"):
             digits = 3 if c == "AUSUC" else 1
             cells[c] = f"{of[c].mean():.{digits}f}" + (f" ± {of[c].std():.{digits}f}" if len(of) > 1 else "")
-        cells["text buys"] = buys(key, (place, backbone, first.data.vectors, method))
-        cells["backbone buys"] = buys(key, (place, first.model.backbone.removeprefix("packaged:"), text, method))
+        cells["text buys"] = buys(key, (place, backbone, usual[1], method))
+        cells["backbone buys"] = buys(key, (place, usual[0], text, method))
         rows.append(cells | {"seeds": str(len(of)), "trainable": f"{of['trainable'].iloc[0]:,}",
                              "total": f"{of['total'].iloc[0]:,}", "seconds": f"{of['seconds'].mean():.0f}"})
     return Table(rows)

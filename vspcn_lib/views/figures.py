@@ -23,7 +23,6 @@ from vspcn_lib.views.calibration import draw_gaps
 from vspcn_lib.views.curves import draw_curves
 from vspcn_lib.views.paths import paths_figure
 
-
 # Ablations whose rows stand in the table of encoders too: on the default backbone, with the default word vectors.
 ENCODED = ("cub100-small", "cub100", "awa35")
 
@@ -32,8 +31,9 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
     """Draw what the records below `records` hold into `target`; the same bytes when nothing changed.
 
     Seen-unseen curve of each benchmark (first seed of each method), ablation bars, sweeps, the comparison of
-    calibrators, reports of paths, the table of encoders, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie
-    beside each. Returns the PNG files of these. birdlets' contact sheet comes from the renderer, so it has no numbers.
+    calibrators, reports of paths, and of each exhibit attention maps, t-SNE and training curves; PDF and JSON lie
+    beside each, and the tables of runs, calibrators and encoders as Markdown. Returns the PNG files of these. birdlets'
+    contact sheet comes from the renderer, so it has no numbers.
     """
     found = read_records(records)
     found = sameness.distinct(found)[0]
