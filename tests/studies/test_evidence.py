@@ -14,6 +14,7 @@ from PIL import Image
 from vspcn_lib.commands.cli import main
 from vspcn_lib.config import Config, ConfigError, as_dict, update
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
+from vspcn_lib.runs.folder import RunError
 from vspcn_lib.runs.workspace import Workspace
 from vspcn_lib.studies import code, runner
 from vspcn_lib.studies import sweep as sweep_module
@@ -223,21 +224,27 @@ def test_what_an_encoder_buys_is_paired_with_the_default_at_the_same_other_encod
 
     def of(row, seed, lift, **changes):
         made = _record(rng, row, seed, lift)
-        data = {"size": 84, "images_per_class": 0, "vectors": changes.get("text", "glove-50")}
-        return {**made, "config": {"data": data,
-                                   "model": {"backbone": f"packaged:{changes.get('vit', 'vit-s14')}"}}}
+        config = update(Config(), {"data": {"size": 84, "vectors": changes.get("text", "glove-50")}, "model": {
+            "backbone": f"packaged:{changes.get('vit', 'vit-s14')}"}, "train": {"seed": seed}})
+        return {**made, "config": as_dict(config)}
 
     records = {"a": of("full", 0, 0), "b": of("full", 0, 5, text="minilm"), "c": of("full", 1, 9, text="minilm"),
-               "d": of("full", 0, 7, vit="clip", text="minilm"), "e": of("ViT only", 0, -9),
-               "f": of("ViT only", 0, -2, vit="clip"), "g": of("VPT-deep", 0, 3)}
+               "d": of("full", 0, 7, vit="clip-vit-b16", text="minilm"), "e": of("ViT only", 0, -9),
+               "f": of("ViT only", 0, -2, vit="clip-vit-b16"), "g": of("VPT-deep", 0, 3)}
     table = encoder_table(records)
     assert table[["method", "backbone", "text encoder", "seeds"]].values.tolist() == [
-        ["linear head", "vit-s14", "none", "1"], ["linear head", "clip", "none", "1"],
-        ["VSPCN", "vit-s14", "glove-50", "1"], ["VSPCN", "vit-s14", "minilm", "2"], ["VSPCN", "clip", "minilm", "1"]]
+        ["linear head", "vit-s14", "none", "1"], ["linear head", "clip-vit-b16", "none", "1"],
+        ["VSPCN", "vit-s14", "glove-50", "1"], ["VSPCN", "vit-s14", "minilm", "2"],
+        ["VSPCN", "clip-vit-b16", "minilm", "1"]]
     text = "{:+.1f} [{:+.1f}, {:+.1f}]"
     head, words, vit = (text.format(*paired_bootstrap([records[x]], [records[y]])) for x, y in ("fe", "ba", "db"))
     assert table["text buys"].tolist() == ["", "", "", words, ""]  # of seed 0 alone; clip has no glove-50 to compare
     assert table["backbone buys"].tolist() == ["", head, "", "", vit]
+    faster = update(Config(), {"data": {"size": 84}, "train": {"seed": 1, "lr": 0.5}})
+    other = {**records["a"], "config": as_dict(faster), "result": {**records["a"]["result"], "seed": 1}}
+    for second in (records["a"], other):  # a seed twice; another rate
+        with pytest.raises(RunError, match="VSPCN, vit-s14, glove-50: records of other settings"):
+            encoder_table({**records, "h": second})
 
 
 def test_a_group_of_rows_stands_for_its_members():

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vspcn_lib.config import Config
+from vspcn_lib.config import Config, update
 from vspcn_lib.metrics import MetricsError, harmonic
+from vspcn_lib.runs.folder import RunError
 from vspcn_lib.studies.records import reads_unseen
 from vspcn_lib.studies.rows import GENERATED, ROWS
-from vspcn_lib.studies.sameness import check_same_data, distinct, remarks
+from vspcn_lib.studies.sameness import check_same_data, config_of, distinct, remarks
 from vspcn_lib.studies.shown import Table
 
 # The paper's H on CUB (200 classes, ViT-B/16): another data set and backbone than any record here.
@@ -156,7 +157,8 @@ def encoder_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
     `text buys` is H minus the H with glove-50 at the same backbone, `backbone buys` H minus that of packaged:vit-s14
     with the same text encoder, each with its paired 95 % interval, of the seeds that both have. A linear head reads no
-    words, so its text encoder is none. Records of other rows are left out.
+    words, so its text encoder is none. Records of other rows are left out. Raises `RunError` where what would be one
+    row has other settings, or a seed twice.
     """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records.values():
@@ -182,6 +184,10 @@ def encoder_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
     for key in sorted(groups, key=order):
         place, backbone, text, method = key
+        configs = [update(config_of(record), {"train": {"seed": 0}}) for record in groups[key]]
+        if len({r["result"]["seed"] for r in groups[key]}) < len(configs) or any(c != configs[0] for c in configs):
+            raise RunError(f"{place}, {method}, {backbone}, {text}: records of other settings, or of one seed twice, "
+                           "would be averaged: keep one study in a folder")
         of = tidy({str(i): record for i, record in enumerate(groups[key])})
         cells = {"benchmark": place, "method": method, "backbone": backbone, "text encoder": text}
         for c in ("U", "S", "H", "gap", "CZSL", "AUSUC", "validation H"):
