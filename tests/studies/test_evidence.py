@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vspcn_lib.commands.cli import main
-from vspcn_lib.config import Config, ConfigError, as_dict, update
+from vspcn_lib.config import Config, ConfigError, as_dict, read_config, update
 from vspcn_lib.metrics import class_accuracies, gzsl_metrics
 from vspcn_lib.runs.folder import RunError
 from vspcn_lib.runs.workspace import Workspace
@@ -240,11 +240,21 @@ def test_what_an_encoder_buys_is_paired_with_the_default_at_the_same_other_encod
     head, words, vit = (text.format(*paired_bootstrap([records[x]], [records[y]])) for x, y in ("fe", "ba", "db"))
     assert table["text buys"].tolist() == ["", "", "", words, ""]  # of seed 0 alone; clip has no glove-50 to compare
     assert table["backbone buys"].tolist() == ["", head, "", "", vit]
-    faster = update(Config(), {"data": {"size": 84}, "train": {"seed": 1, "lr": 0.5}})
-    other = {**records["a"], "config": as_dict(faster), "result": {**records["a"]["result"], "seed": 1}}
-    for second in (records["a"], other):  # a seed twice; another rate
-        with pytest.raises(RunError, match="VSPCN, vit-s14, glove-50: records of other settings"):
-            encoder_table({**records, "h": second})
+    assert encoder_table({**records, "copy of a": records["a"]}).equals(table)
+
+    def like(name, **changes):
+        config = update(read_config(records[name]["config"]), changes)
+        return {**records[name], "config": as_dict(config),
+                "result": {**records[name]["result"], "seed": config.train.seed}}
+
+    with pytest.raises(RunError, match="VSPCN, vit-s14, glove-50: the records a, h have other settings"):
+        encoder_table({**records, "h": like("a", train={"seed": 1, "lr": 0.5})})
+    other_photos = like("a", train={"seed": 1})
+    other_photos["result"]["inputs"], records["a"]["result"]["inputs"] = {"photos": "1" * 64}, {"photos": "2" * 64}
+    with pytest.raises(RunError, match="the records a and h are of different data: another photos"):
+        encoder_table({**records, "h": other_photos})
+    assert encoder_table({**records, "d": like("d", train={"lr": 0.5})})["backbone buys"].tolist()[-1] == ""
+    assert len(encoder_table({**records, "h": like("e", train={"seed": 1}, data={"vectors": "minilm"})})) == len(table)
 
 
 def test_a_group_of_rows_stands_for_its_members():
@@ -348,6 +358,7 @@ def test_a_grid_is_run_once_and_a_study_continues_after_an_interrupt(tiny_folder
 def test_committed_figures_are_what_their_records_draw(tmp_path):
     root = Path(__file__).resolve().parents[2]
     drawn = draw_figures(root / "records", tmp_path)
+    assert len({p.name for p in drawn}) == len(drawn)
     assert {p.name for p in drawn} >= {"seen_unseen_birdlets.png", "seen_unseen_cub100.png"}
     for path in drawn:
         kept = root / "figures" / path.name

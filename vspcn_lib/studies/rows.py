@@ -37,7 +37,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "fine-tune all": {"model": {"method": "finetune"}, "method": {"tuned_blocks": 1000}, "train": {"lr": 1e-4}},
     # The peers, with the batch sizes of their releases, and where validation preferred it another rate than the
     # released one (records/tried/peers.csv; what the released rates give: records/peers). MSDN's epochs are of kept
-    # tokens, and on CUB-100 as many steps as its release takes on CUB (4,234).
+    # tokens, and on CUB-100 about as many steps as its release takes on CUB (4,234).
     "PSVMA": {"model": {"method": "psvma"}, "method": {"lr": 1e-4}, "train": _RELEASED},
     "PSVMA, frozen": {"model": {"method": "psvma"}, "method": {"train_backbone": False}, "train": _RELEASED},
     "ZSLViT": {"model": {"method": "zslvit"}, "train": _RELEASED},

@@ -156,48 +156,57 @@ def encoder_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Benchmark by backbone by text encoder, the linear head (`ViT only`) and VSPCN (`full`) of each, as text.
 
     `text buys` is H minus the H with glove-50 at the same backbone, `backbone buys` H minus that of packaged:vit-s14
-    with the same text encoder, each with its paired 95 % interval, of the seeds that both have. A linear head reads no
-    words, so its text encoder is none. Records of other rows are left out. Raises `RunError` where what would be one
-    row has other settings, or a seed twice.
+    with the same text encoder, each with its paired 95 % interval, of the seeds that both have; empty where another
+    setting differs too. A linear head reads no words, so its text encoder is none. Records of other rows are left out,
+    and a run recorded twice counts once. Raises `RunError` where what would be one row has other settings or data, or
+    a benchmark other photos.
     """
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for record in records.values():
-        data, row = record["config"]["data"], record.get("row")
-        if row in ENCODED:
-            thinned = f", {data['images_per_class']} images a class" if data["images_per_class"] else ""
-            key = (f"{record['result']['benchmark']}, {data['size']} px{thinned}",
-                   record["config"]["model"]["backbone"].removeprefix("packaged:"),
-                   "none" if row == "ViT only" else data["vectors"], ENCODED[row])
-            groups.setdefault(key, []).append(record)
+    usual = (Config().model.backbone.removeprefix("packaged:"), Config().data.vectors)
+    groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    places: dict[str, dict[str, dict[str, Any]]] = {}
+    found = {name: record for name, record in records.items() if record.get("row") in ENCODED}
+    for name, record in distinct(found, by_row=True)[0].items():
+        config, row = config_of(record), record["row"]
+        thinned = f", {config.data.images_per_class} images a class" if config.data.images_per_class else ""
+        key = (f"{record['result']['benchmark']}, {config.data.size} px{thinned}",
+               config.model.backbone.removeprefix("packaged:"),
+               "none" if row == "ViT only" else config.data.vectors, ENCODED[row])
+        groups.setdefault(key, {})[name] = record
+        places.setdefault(record["result"]["benchmark"], {})[name] = {**record, "row": key}
+    for rows in places.values():
+        check_same_data(rows)  # of one row words and backbone too, which are known by a file's name
+
+    def rest(record: dict[str, Any]) -> Config:
+        """What two records must have in common, whatever their encoders and seed."""
+        return update(config_of(record), {"data": {"vectors": usual[1]}, "model": {"backbone": Config().model.backbone},
+                                          "train": {"seed": 0}})
 
     def buys(key: tuple[str, ...], other: tuple[str, ...]) -> str:
-        pairs = [(r, q) for r in groups[key] for q in groups.get(other, ())
-                 if r["result"]["seed"] == q["result"]["seed"]]
+        pairs = [(r, q) for r in groups[key].values() for q in groups.get(other, {}).values()
+                 if r["result"]["seed"] == q["result"]["seed"] and rest(r) == rest(q)]
         return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs, strict=True)))) \
             if pairs and other != key else ""
-
-    rows = []
-    usual = (Config().model.backbone.removeprefix("packaged:"), Config().data.vectors)
 
     def order(key: tuple[str, ...]) -> tuple[Any, ...]:  # defaults first, VSPCN below the linear head
         return key[0], key[3] == ENCODED["full"], key[1] != usual[0], key[2] != usual[1], key
 
+    cells = []
     for key in sorted(groups, key=order):
         place, backbone, text, method = key
-        configs = [update(config_of(record), {"train": {"seed": 0}}) for record in groups[key]]
-        if len({r["result"]["seed"] for r in groups[key]}) < len(configs) or any(c != configs[0] for c in configs):
-            raise RunError(f"{place}, {method}, {backbone}, {text}: records of other settings, or of one seed twice, "
-                           "would be averaged: keep one study in a folder")
-        of = tidy({str(i): record for i, record in enumerate(groups[key])})
-        cells = {"benchmark": place, "method": method, "backbone": backbone, "text encoder": text}
+        runs = list(groups[key].values())
+        if len({r["result"]["seed"] for r in runs}) < len(runs) or any(rest(r) != rest(runs[0]) for r in runs):
+            raise RunError(f"{place}, {method}, {backbone}, {text}: the records {', '.join(groups[key])} have other "
+                           "settings, and would be averaged: keep one study in a folder")
+        of = tidy(groups[key])
+        row = {"benchmark": place, "method": method, "backbone": backbone, "text encoder": text}
         for c in ("U", "S", "H", "gap", "CZSL", "AUSUC", "validation H"):
             digits = 3 if c == "AUSUC" else 1
-            cells[c] = f"{of[c].mean():.{digits}f}" + (f" ± {of[c].std():.{digits}f}" if len(of) > 1 else "")
-        cells["text buys"] = buys(key, (place, backbone, usual[1], method))
-        cells["backbone buys"] = buys(key, (place, usual[0], text, method))
-        rows.append(cells | {"seeds": str(len(of)), "trainable": f"{of['trainable'].iloc[0]:,}",
-                             "total": f"{of['total'].iloc[0]:,}", "seconds": f"{of['seconds'].mean():.0f}"})
-    return Table(rows)
+            row[c] = f"{of[c].mean():.{digits}f}" + (f" ± {of[c].std():.{digits}f}" if len(of) > 1 else "")
+        row["text buys"] = buys(key, (place, backbone, usual[1], method))
+        row["backbone buys"] = buys(key, (place, usual[0], text, method))
+        cells.append(row | {"seeds": str(len(of)), "trainable": f"{of['trainable'].iloc[0]:,}",
+                            "total": f"{of['total'].iloc[0]:,}", "seconds": f"{of['seconds'].mean():.0f}"})
+    return Table(cells)
 
 
 _SPECIAL = {**{c: "\\" + c for c in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",

@@ -60,14 +60,6 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
             drawn.append(plots.save(draw_gaps(nested), target / f"{name}.png", nested))
             (target / f"{name}.md").write_text(markdown(ranking(nested).map(
                 lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell)))
-    if encoded:
-        (target / "encoders.md").write_text(markdown(tables.encoder_table(encoded)))
-    for name, study in read_records(records / "sweeps", STUDY).items():
-        drawn.append(plots.save(gallery.sweep_map(study), target / f"sweep_{name}.png", study))
-    if nested := read_records(records / "calibration", STUDY):
-        drawn.append(plots.save(draw_gaps(nested), target / "calibration.png", nested))
-        (target / "calibration.md").write_text(markdown(ranking(nested).map(
-            lambda cell: f"{cell:.2f}" if isinstance(cell, float) else cell)))
     for name, report in read_records(records / "paths", PATHS).items():
         drawn.append(plots.save(paths_figure(report), target / f"paths_{name}.png", report))
     for name, exhibit in read_records(records / "exhibits", EXHIBIT).items():

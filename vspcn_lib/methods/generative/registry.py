@@ -28,7 +28,7 @@ class GenerateConfig:
     folds: int = 0
     """real seen features come from models retrained without their fold, this many; 0: from the run's own model, which
     was trained on those very images, but for the few of each class that it held out for calibration and that are mixed
-    in (validation prefers it: docs/generative.md). Features of a frozen ViT are the same, and cost nothing"""
+    in (birdlets' validation prefers it: docs/generative.md). Features of a frozen ViT are the same, and cost nothing"""
     classifier: Literal["softmax", "nearest"] = "softmax"
     """linear softmax, or nearest class mean (whose tau is chosen on validation: no number of features shifts it)"""
     ratios: tuple[float, ...] = (1.0, 4.0, 16.0, 64.0)
