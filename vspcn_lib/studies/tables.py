@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,21 @@ def paired_bootstrap(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], d
     return float(h(a, u, s) - h(b, u, s)), float(low), float(high)
 
 
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± sample standard deviation, the mean alone of one value."""
+    more = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{more}"
+
+
+def _difference(ours: Iterable[dict[str, Any]], theirs: Iterable[dict[str, Any]]) -> str:
+    """`paired_bootstrap` of the seeds that both have, as text; empty where there are none."""
+    others = list(theirs)
+    pairs = [(r, q) for r in ours for q in others if r["result"]["seed"] == q["result"]["seed"]]
+    if not pairs:
+        return ""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs, strict=True))))
+
+
 def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") -> pd.DataFrame:
     """The paper's ablation table from `execute`'s records, in the order of `rows.ROWS`, as text.
 
@@ -93,18 +109,12 @@ def ablation_table(records: dict[str, dict[str, Any]], reference: str = "full") 
         of = runs[runs["row"] == row]
         cells = {"row": row + UNSEEN * reads_unseen(found[0])}
         for c in ("U", "S", "H", "oracle H", "gap", "validation H", "CZSL", "AUSUC"):
-            digits = 3 if c == "AUSUC" else 1
-            spread = f" ± {of[c].std():.{digits}f}" if len(of) > 1 else ""
-            cells[c] = f"{of[c].mean():.{digits}f}{spread}"
+            cells[c] = _spread(of[c], 3 if c == "AUSUC" else 1)
         if of["fold std"].notna().any():
             cells["validation H"] += f" (folds ± {of['fold std'].mean():.1f})"
         cells["tau by"] = ", ".join(sorted(set(of["tau by"])))
         for title, other in {f"H - {reference}": reference, "H - its start": GENERATED.get(row, [""])[0]}.items():
-            cells[title] = ""
-            pairs = [(r, q) for r in found for q in by_row.get(other, ()) if r["result"]["seed"] == q["result"]["seed"]]
-            if row != other and pairs:  # of the seeds that both have
-                difference, low, high = paired_bootstrap(*map(list, zip(*pairs, strict=True)))
-                cells[title] = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+            cells[title] = _difference(found, by_row.get(other, ())) if row != other else ""
         worth = [r["result"]["paths"]["mean"]["all"]["H"] for r in found if "paths" in r["result"]]
         cells["paths at work"] = f"{-np.mean(worth):.1f}" if worth else ""
         on_cub = found[0]["result"]["benchmark"] in CUB
@@ -129,22 +139,16 @@ def generation_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for row, (start, _) in GENERATED.items():
         found = [r for r in records.values() if r.get("row") == row and "generate" in r]
-        pairs = [(r, q) for r in found for q in records.values() if q.get("row") == start
-                 and r["result"]["seed"] == q["result"]["seed"]]
         if not found:
             continue
-
-        def spread(values: list[float]) -> str:
-            return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
-
+        seeds = {r["result"]["seed"] for r in found}
+        starts = [q for q in records.values() if q.get("row") == start and q["result"]["seed"] in seeds]
         cells = {"features of": start, "generator": row.removeprefix(row.partition(" + ")[0] + " + "),
-                 "H by tau": spread([q["result"]["H"] for _, q in pairs]) if pairs else "not recorded",
-                 "H by generation": spread([r["result"]["H"] for r in found]), "difference": "",
-                 "with a tau too": spread([r["result"]["with_tau"]["H"] for r in found])}
-        if pairs:
-            cells["difference"] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs,
-                                                                                                      strict=True))))
-        cells |= {c: spread([r["result"][c] for r in found]) for c in ("U", "S", "CZSL")}
+                 "H by tau": _spread([q["result"]["H"] for q in starts]) if starts else "not recorded",
+                 "H by generation": _spread([r["result"]["H"] for r in found]),
+                 "difference": _difference(found, starts),
+                 "with a tau too": _spread([r["result"]["with_tau"]["H"] for r in found])}
+        cells |= {c: _spread([r["result"][c] for r in found]) for c in ("U", "S", "CZSL")}
         cells |= {"synthetic": ", ".join(str(r["result"]["samples"]) for r in found),
                   "a real one": ", ".join(f"{r['result']['ratio']:g}" for r in found),
                   "folds": ", ".join(sorted({str(r["generate"]["folds"]) for r in found})), "seeds": str(len(found))}
@@ -182,10 +186,9 @@ def encoder_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
                                           "train": {"seed": 0}})
 
     def buys(key: tuple[str, ...], other: tuple[str, ...]) -> str:
-        pairs = [(r, q) for r in groups[key].values() for q in groups.get(other, {}).values()
-                 if r["result"]["seed"] == q["result"]["seed"] and rest(r) == rest(q)]
-        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired_bootstrap(*map(list, zip(*pairs, strict=True)))) \
-            if pairs and other != key else ""
+        ours, theirs = groups[key].values(), groups.get(other, {}).values()
+        alike = all(rest(r) == rest(q) for r in ours for q in theirs)
+        return _difference(ours, theirs) if other != key and alike else ""
 
     def order(key: tuple[str, ...]) -> tuple[Any, ...]:  # defaults first, VSPCN below the linear head
         return key[0], key[3] == ENCODED["full"], key[1] != usual[0], key[2] != usual[1], key
@@ -200,8 +203,7 @@ def encoder_table(records: dict[str, dict[str, Any]]) -> pd.DataFrame:
         of = tidy(groups[key])
         row = {"benchmark": place, "method": method, "backbone": backbone, "text encoder": text}
         for c in ("U", "S", "H", "gap", "CZSL", "AUSUC", "validation H"):
-            digits = 3 if c == "AUSUC" else 1
-            row[c] = f"{of[c].mean():.{digits}f}" + (f" ± {of[c].std():.{digits}f}" if len(of) > 1 else "")
+            row[c] = _spread(of[c], 3 if c == "AUSUC" else 1)
         row["text buys"] = buys(key, (place, backbone, usual[1], method))
         row["backbone buys"] = buys(key, (place, usual[0], text, method))
         cells.append(row | {"seeds": str(len(of)), "trainable": f"{of['trainable'].iloc[0]:,}",

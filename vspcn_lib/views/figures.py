@@ -24,7 +24,7 @@ from vspcn_lib.views.curves import draw_curves
 from vspcn_lib.views.paths import paths_figure
 
 # Ablations whose rows stand in the table of encoders too: on the default backbone, with the default word vectors.
-ENCODED = ("cub100-small", "cub100", "awa35")
+DEFAULT_ENCODERS = ("cub100-small", "cub100", "awa35")
 
 
 def draw_figures(records: Path, target: Path) -> list[Path]:
@@ -45,7 +45,7 @@ def draw_figures(records: Path, target: Path) -> list[Path]:
     encoded = read_records(records / "encoders")
     for folder in sorted(p for p in (records / "ablation").glob("*") if p.is_dir()):
         runs = read_records(folder)
-        if folder.name in ENCODED:
+        if folder.name in DEFAULT_ENCODERS:
             encoded |= {f"{folder.name}/{name}": run for name, run in runs.items()}
         figure = gallery.ablation_bars(tables.ablation_table(runs))
         sources = {file: provenance(file, record) for file, record in runs.items()}
